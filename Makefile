@@ -1,0 +1,46 @@
+# The table of contents. `make demo` and `make test` need Python 3.11+, pip and nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test test-fast lint up lock bench-measurement clean
+
+help:
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]'
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(VENV)/.installed ## start everything on this machine and prune a real model against its real latency
+	$(BIN)/pruneloop demo
+
+up: $(VENV)/.installed ## everything embedded, in the foreground
+	$(BIN)/pruneloop up
+
+test: $(VENV)/.installed-dev ## lint, types, layers, then every test on real PostgreSQL and Valkey
+	$(MAKE) --no-print-directory lint
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.installed-dev ## unit and architecture tests only
+	$(BIN)/python -m pytest tests/unit tests/architecture
+
+lint: $(VENV)/.installed-dev ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+lock: ## renew constraints.txt from what the extras resolve to today
+	$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/python -m pip install --quiet -e '.[dev]'
+	(echo "# Exact versions of everything the tests and the images install. Renew by 'make lock'."; \
+	 $(VENV)-lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu//') > constraints.txt
+	rm -rf $(VENV)-lock
+
+clean: ## remove the virtual environment and caches
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

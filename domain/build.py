@@ -1,0 +1,145 @@
+"""A build: what a builder is asked for and what it gives back. Three kinds, one lease.
+
+``prepare``   once per (model, data, seed): dense weights, groups with sensitivity, dense artifact, dense accuracy.
+``candidate`` once per trial architecture: prune, re-estimate batch norm, short recovery, evaluate, export.
+``final``     for the front's best: long recovery from the trial's weights, export, the artifact run on the test split.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from domain.artifact import ArtifactRef
+from domain.candidate import Candidate, GroupInfo, UnprunableLayer
+from domain.job import DataSpec, ModelSpec
+from domain.outcome import Failed
+from domain.work import WorkState
+
+
+class BuildKind(StrEnum):
+    PREPARE = "prepare"
+    CANDIDATE = "candidate"
+    FINAL = "final"
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PrepareRequest(_Message):
+    kind: Literal[BuildKind.PREPARE] = BuildKind.PREPARE
+    model: ModelSpec
+    data: DataSpec
+    metric: str = "accuracy"
+    batch: int = Field(default=1, ge=1, description="Batch of the exported files.")
+    seed: int = 0
+
+
+class CandidateRequest(_Message):
+    kind: Literal[BuildKind.CANDIDATE] = BuildKind.CANDIDATE
+    model: ModelSpec
+    data: DataSpec
+    metric: str = "accuracy"
+    batch: int = 1
+    seed: int = 0
+    weights: ArtifactRef = Field(description="Dense weights of the prepare build.")
+    candidate: Candidate
+
+
+class FinalRequest(_Message):
+    kind: Literal[BuildKind.FINAL] = BuildKind.FINAL
+    model: ModelSpec
+    data: DataSpec
+    metric: str = "accuracy"
+    batch: int = 1
+    seed: int = 0
+    weights: ArtifactRef = Field(description="Dense weights: the teacher, and the shape surgery starts from.")
+    start: ArtifactRef | None = Field(
+        default=None, description="Recovered weights of the candidate build to go on from."
+    )
+    candidate: Candidate | None = Field(
+        default=None, description="None: the dense model itself, evaluated on the test split."
+    )
+    epochs: float = Field(default=3.0, ge=0)
+
+
+BuildRequest = Annotated[PrepareRequest | CandidateRequest | FinalRequest, Field(discriminator="kind")]
+
+
+class SplitSizes(_Message):
+    train: int
+    val: int
+    test: int
+    how: str = Field(default="", description="How a missing split was cut.")
+
+
+class BuiltArtifact(_Message):
+    """A deployable file and the inputs and outputs that prove it right in any runtime."""
+
+    format: str
+    artifact: ArtifactRef
+    check: ArtifactRef = Field(
+        description="npz: `input_<name>` arrays and the `output_<name>` arrays the file must give."
+    )
+
+
+class AccuracyReport(_Message):
+    """Accuracy at each step, on the search split unless said otherwise; None where the step did not run."""
+
+    raw: float | None = Field(default=None, description="Right after surgery.")
+    after_batch_norm: float | None = Field(default=None, description="After batch-norm re-estimation.")
+    search: float = Field(description="After recovery: what the search is told.")
+    test: float | None = Field(
+        default=None, description="The exported file, run in its runtime on the test split. Finals only."
+    )
+    test_samples: int | None = None
+
+
+class BuildResult(_Message):
+    """What any kind of build gives; ``groups`` and ``unprunable`` are filled by ``prepare`` only."""
+
+    status: Literal["built"] = "built"
+    kind: BuildKind
+    accuracy: AccuracyReport
+    macs: int = Field(description="Multiply-accumulates per sample.")
+    params: int
+    widths: dict[str, int] = Field(
+        default_factory=dict, description="Channels really kept per group, read off the module."
+    )
+    weights: ArtifactRef
+    artifacts: tuple[BuiltArtifact, ...]
+    groups: tuple[GroupInfo, ...] = ()
+    unprunable: tuple[UnprunableLayer, ...] = ()
+    splits: SplitSizes | None = None
+    stages_s: dict[str, float] = Field(
+        default_factory=dict, description="Seconds per stage: load, train, prune, recover, ..."
+    )
+    versions: dict[str, str] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+BuildOutcome = Annotated[BuildResult | Failed, Field(discriminator="status")]
+
+
+class Build(BaseModel):
+    """A build as stored: request, lease, outcome."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    job_id: str
+    key: str
+    request: BuildRequest
+    state: WorkState
+    attempt: int = 0
+    lease_until: datetime | None = None
+    cancel_requested: bool = False
+    progress: dict[str, JsonValue] = Field(default_factory=dict, description="Live: {stage, fraction}.")
+    outcome: BuildOutcome | None = None
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None

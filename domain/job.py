@@ -1,0 +1,245 @@
+"""A job: one prune request, its states and what each verb may do to them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+
+from domain.artifact import Digest
+from domain.errors import WrongState
+
+
+class JobState(StrEnum):
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
+    STOPPING = "STOPPING"
+    SUCCEEDED = "SUCCEEDED"
+    STOPPED = "STOPPED"
+    CANCELLED = "CANCELLED"
+    FAILED = "FAILED"
+
+    @property
+    def is_terminal(self) -> bool:
+        return self in TERMINAL_STATES
+
+
+TERMINAL_STATES = frozenset({JobState.SUCCEEDED, JobState.STOPPED, JobState.CANCELLED, JobState.FAILED})
+
+JOB_TRANSITIONS: dict[JobState, frozenset[JobState]] = {
+    JobState.QUEUED: frozenset(
+        {JobState.RUNNING, JobState.PAUSED, JobState.STOPPED, JobState.CANCELLED, JobState.FAILED}
+    ),
+    JobState.RUNNING: frozenset(
+        {JobState.PAUSED, JobState.STOPPING, JobState.SUCCEEDED, JobState.CANCELLED, JobState.FAILED}
+    ),
+    JobState.PAUSED: frozenset(
+        {JobState.RUNNING, JobState.QUEUED, JobState.STOPPING, JobState.STOPPED, JobState.CANCELLED, JobState.FAILED}
+    ),
+    JobState.STOPPING: frozenset({JobState.STOPPED, JobState.CANCELLED, JobState.FAILED}),
+    JobState.SUCCEEDED: frozenset(),
+    JobState.STOPPED: frozenset(),
+    JobState.CANCELLED: frozenset(),
+    JobState.FAILED: frozenset(),
+}
+
+
+class EndedBy(StrEnum):
+    """Who ended a job."""
+
+    USER = "user"
+    SYSTEM = "system"
+    BUDGET = "budget"
+    PLATEAU = "plateau"
+
+
+class JobVerb(StrEnum):
+    PAUSE = "pause"
+    RESUME = "resume"
+    STOP = "stop"
+    CANCEL = "cancel"
+
+
+def state_after(verb: JobVerb, state: JobState, *, has_started: bool) -> JobState:
+    """Return the state a verb leads to.
+
+    Args:
+        verb: What the user asks.
+        state: The job's state now.
+        has_started: Whether any trial was asked yet: a job that never began has nothing to wind down.
+
+    Raises:
+        WrongState: If the state forbids the verb.
+    """
+    wanted: JobState | None = None
+    if verb is JobVerb.PAUSE and state in {JobState.QUEUED, JobState.RUNNING}:
+        wanted = JobState.PAUSED
+    elif verb is JobVerb.RESUME and state is JobState.PAUSED:
+        wanted = JobState.RUNNING if has_started else JobState.QUEUED
+    elif verb is JobVerb.STOP and state in {JobState.QUEUED, JobState.RUNNING, JobState.PAUSED}:
+        wanted = JobState.STOPPING if has_started else JobState.STOPPED
+    elif verb is JobVerb.CANCEL and not state.is_terminal:
+        wanted = JobState.CANCELLED
+    if wanted is None:
+        raise WrongState(
+            f"A job in state {state} cannot be asked to {verb}; read its state and choose a verb that fits.",
+            metadata={"state": str(state), "verb": str(verb)},
+        )
+    return wanted
+
+
+class Stage(StrEnum):
+    """Where a running job is, for people; the state machine is ``JobState``."""
+
+    QUEUED = "queued"
+    WAITING = "waiting_for_device"
+    PREPARING = "preparing"
+    BASELINE = "baseline"
+    SEARCHING = "searching"
+    FINALS = "finals"
+    REMEASURING = "remeasuring"
+    DONE = "done"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSpec(_Strict):
+    source: Literal["builtin", "plugin", "onnx"] = "builtin"
+    name: str | None = Field(default=None, max_length=200)
+    params: dict[str, JsonValue] = Field(default_factory=dict)
+    weights: Digest | None = Field(
+        default=None, description="A safetensors artifact; absent: the model is trained first."
+    )
+    artifact: Digest | None = None
+
+    @model_validator(mode="after")
+    def _has_what_its_source_needs(self) -> ModelSpec:
+        if self.source == "onnx":
+            if self.artifact is None:
+                raise ValueError(
+                    "source onnx needs `artifact`: upload the file with POST /v1/artifacts and give its digest"
+                )
+        elif not self.name:
+            raise ValueError(f"source {self.source} needs `name`")
+        return self
+
+
+class DataSpec(_Strict):
+    source: Literal["builtin", "plugin", "npz"] = "builtin"
+    name: str | None = Field(default=None, max_length=200)
+    params: dict[str, JsonValue] = Field(default_factory=dict)
+    artifact: Digest | None = None
+
+    @model_validator(mode="after")
+    def _has_what_its_source_needs(self) -> DataSpec:
+        if self.source == "npz":
+            if self.artifact is None:
+                raise ValueError(
+                    "source npz needs `artifact`: upload the file with POST /v1/artifacts and give its digest"
+                )
+        elif not self.name:
+            raise ValueError(f"source {self.source} needs `name`")
+        return self
+
+
+class DeviceSelector(_Strict):
+    """Which devices may measure a target: one by id, or every device that carries all the labels (``{}``: any)."""
+
+    id: str | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
+
+    def matches(self, device_id: str, labels: dict[str, str]) -> bool:
+        if self.id is not None and self.id != device_id:
+            return False
+        return all(labels.get(key) == value for key, value in self.labels.items())
+
+
+class TargetSpec(_Strict):
+    """(device, runtime, precision, batch, threads), and what the user hopes for there."""
+
+    device: DeviceSelector = DeviceSelector()
+    runtime: str = "onnxruntime"
+    precision: tuple[Literal["fp32", "fp16", "int8"], ...] = ("fp32",)
+    batch: int = Field(default=1, ge=1, le=4096)
+    threads: int = Field(default=1, ge=1, le=256)
+    speedup: float | None = Field(default=None, gt=1.0, le=1000.0)
+    latency_ms: float | None = Field(default=None, gt=0)
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("precision")
+    @classmethod
+    def _not_empty(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError("give at least one precision, each once")
+        return value
+
+
+class Objective(_Strict):
+    metric: str = "accuracy"
+    max_drop: float = Field(default=0.01, ge=0, le=1)
+
+
+class Budget(_Strict):
+    trials: int = Field(default=40, ge=1, le=100_000)
+    wall_s: float = Field(default=900.0, gt=0, le=30 * 86400)
+
+
+class RecoverySpec(_Strict):
+    epochs: float = Field(default=1.0, ge=0, le=1000)
+    distill: bool = True
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+
+
+class FinalSpec(_Strict):
+    keep: int = Field(default=5, ge=1, le=100)
+    epochs: float = Field(default=3.0, ge=0, le=1000)
+
+
+class JobSpec(_Strict):
+    """What a user submits. Only ``model``, ``data`` and one target are required."""
+
+    name: str = Field(default="", max_length=200)
+    model: ModelSpec
+    data: DataSpec
+    targets: tuple[TargetSpec, ...] = Field(min_length=1, max_length=32)
+    objective: Objective = Objective()
+    levels: tuple[Literal["block", "channel", "weight"], ...] = ("channel",)
+    budget: Budget = Budget()
+    recovery: RecoverySpec = RecoverySpec()
+    final: FinalSpec = FinalSpec()
+    exports: tuple[str, ...] = ("onnx",)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    when_no_device: Literal["wait", "fail"] = Field(
+        default="wait", description="What to do while no device matches a target: wait with a reason, or fail."
+    )
+
+
+class Job(BaseModel):
+    """A job as stored."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    name: str
+    spec: JobSpec
+    state: JobState
+    stage: Stage = Stage.QUEUED
+    reason: str | None = Field(default=None, description="Why it waits or failed, with the next step.")
+    ended_by: EndedBy | None = None
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    paused_s: float = Field(default=0.0, description="Time spent paused so far: not counted in the wall-clock budget.")
+    trials_asked: int = 0
+    report: dict[str, JsonValue] = Field(
+        default_factory=dict, description="Overhead, groups, what could not be pruned and why."
+    )

@@ -1,0 +1,149 @@
+"""A measurement: artifacts timed on a device against the dense model, paired and interleaved.
+
+The number, as arithmetic: ``latency`` is the time of one ``run`` call of the exported file on inputs already in memory.
+A *block* is ``runs_per_block`` calls; its value is its duration / runs. A *pair* is one block of the baseline and one of the
+candidate, next to each other, in random order. ``speedup`` = median over pairs of (baseline block / candidate block), and its
+interval a bootstrap over instances and pairs. ``latency_ms`` of a candidate = baseline latency of the same pass / speedup.
+
+Source: duet benchmarking, arXiv:2001.05811; details in docs/measurement.md.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from domain.artifact import ArtifactRef, Digest
+from domain.job import DeviceSelector
+from domain.outcome import Failed
+from domain.work import WorkState
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class MeasurementPlan(_Message):
+    """Warm-up, pairs and limits of one measurement."""
+
+    instances: int = Field(
+        default=3, ge=1, le=16, description="Fresh sessions of each side; one is drawn at random a block."
+    )
+    warmup_s: float = Field(default=0.2, ge=0)
+    block_ms: float = Field(default=5.0, gt=0, description="A block is at least this long.")
+    min_pairs: int = Field(default=20, ge=4)
+    max_s: float = Field(default=6.0, gt=0, description="Time for the timed region; then the interval is what it is.")
+    half_width: float = Field(
+        default=0.01, gt=0, description="Stop when the interval's half-width over the ratio is below this."
+    )
+    bootstrap: int = Field(default=1000, ge=100)
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    seed: int = 0
+
+
+class MeasuredFile(_Message):
+    """A file to time and the check it must pass first."""
+
+    artifact: ArtifactRef
+    check: ArtifactRef | None = None
+
+
+class MeasurementRequest(_Message):
+    """Candidates timed against one baseline, round robin, in one session of the device."""
+
+    runtime: str
+    precision: str = "fp32"
+    batch: int = 1
+    threads: int = 1
+    baseline: MeasuredFile
+    candidates: tuple[MeasuredFile, ...] = Field(min_length=1)
+    plan: MeasurementPlan = MeasurementPlan()
+
+
+class Verdict(StrEnum):
+    """``FASTER`` only if the interval of the speed-up lies above 1, ``SLOWER`` only if below; else a tie."""
+
+    FASTER = "faster"
+    SLOWER = "slower"
+    TIE = "tie"
+
+
+class Samples(_Message):
+    """Raw blocks in order. ``data``: base64 of zlib of little-endian float32, shape (pairs, 3):
+    baseline ms, candidate ms, start of the pair in s since the session began."""
+
+    pairs: int
+    data: str
+
+
+class FileTiming(_Message):
+    """What one file took on its own: load, first call, steady latency. Milliseconds and bytes."""
+
+    load_ms: float
+    first_ms: float
+    latency_ms: float = Field(description="Median block mean, this file alone.")
+    p50_ms: float | None = None
+    p90_ms: float | None = Field(default=None, description="Of single runs; null below 64 of them.")
+    p99_ms: float | None = Field(default=None, description="Of single runs; null below 662 of them.")
+    runs: int = Field(ge=0, description="Timed calls in all.")
+    peak_memory_bytes: int | None = None
+
+
+class CandidateTiming(_Message):
+    """One candidate against the baseline of the same pass."""
+
+    digest: Digest
+    timing: FileTiming
+    latency_ms: float
+    latency_ci_ms: tuple[float, float]
+    speedup: float
+    speedup_ci: tuple[float, float]
+    verdict: Verdict
+    pairs: int
+    discarded_pairs: int = 0
+    is_noisy: bool = Field(default=False, description="Time was up before the interval was tight enough; see `unmet`.")
+    unmet: str | None = None
+    samples: Samples | None = None
+
+
+class Measured(_Message):
+    """An accepted pass: the baseline, every candidate in the order asked, and the conditions."""
+
+    status: Literal["measured"] = "measured"
+    baseline: FileTiming
+    candidates: tuple[CandidateTiming, ...]
+    conditions: dict[str, JsonValue] = Field(
+        description="Device, runtime and its version, options, clocks, load, temperatures."
+    )
+    stages_s: dict[str, float] = Field(
+        default_factory=dict, description="Seconds: fetch, wait_for_quiet, load, check, warm_up, measure."
+    )
+    warnings: tuple[str, ...] = ()
+
+
+MeasurementOutcome = Annotated[Measured | Failed, Field(discriminator="status")]
+
+
+class Measurement(BaseModel):
+    """A measurement as stored: what to time and for whom, lease, outcome."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    job_id: str
+    key: str
+    target: int
+    selector: DeviceSelector
+    request: MeasurementRequest
+    state: WorkState
+    device_id: str | None = Field(default=None, description="Who claimed it last.")
+    attempt: int = 0
+    lease_until: datetime | None = None
+    cancel_requested: bool = False
+    outcome: MeasurementOutcome | None = None
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None

@@ -1,0 +1,31 @@
+"""Failure as a value: what went wrong, where, and who is to blame decides what happens next."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Blame(StrEnum):
+    """Who is to blame: a candidate is told to the search as infeasible, a device's work is tried elsewhere, the system's retried."""
+
+    CANDIDATE = "candidate"
+    DEVICE = "device"
+    SYSTEM = "system"
+
+
+class Failed(BaseModel):
+    """A build or measurement that did not give a number."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    status: Literal["failed"] = "failed"
+    stage: str = Field(
+        description="Where it happened: fetch, load, check, warm_up, measure, prune, recover, export, ..."
+    )
+    reason: str = Field(description="One sentence for a person, with the next step where there is one.")
+    blame: Blame
+    retryable: bool = False
+    code: str = Field(default="failed", description="Stable machine-readable code.")

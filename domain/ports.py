@@ -1,0 +1,369 @@
+"""The six seams. Everything else is a plain function or a plain class.
+
+JobStore        the tables, the truth                 db.store.SqlJobStore
+ArtifactStore   content-addressed files               db.artifacts.FileArtifactStore
+Builder         request -> built artifact             pruning.builder.TorchBuilder
+Runner          request -> measured outcome           workers.agent.sandbox.SandboxRunner, replay
+Launcher        wakes whoever carries work            workers.dispatch.CeleryLauncher
+Clock           the time leases and budgets go by     the database's
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+from pydantic import JsonValue
+
+from domain.artifact import ArtifactKind, ArtifactRef
+from domain.build import Build, BuildOutcome, BuildRequest
+from domain.candidate import Candidate
+from domain.device import Device, DeviceState, Inventory
+from domain.job import DeviceSelector, EndedBy, Job, JobSpec, JobState, JobVerb, Stage
+from domain.measurement import Measurement, MeasurementOutcome, MeasurementRequest
+from domain.messages import BrokerAddress, Claim, HeartbeatAction
+from domain.trial import Trial, TrialState, TrialValues
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Page(Generic[T]):
+    """A slice of a list; ``next_page_token`` is empty on the last."""
+
+    items: tuple[T, ...]
+    next_page_token: str = ""
+
+
+@dataclass(frozen=True)
+class SearchLease:
+    """The exclusive, expiring hold on a job's search. Every write of the loop carries it and is fenced by ``attempt``."""
+
+    job_id: str
+    owner: str
+    attempt: int
+
+
+@dataclass(frozen=True)
+class NewBuild:
+    """A build to be queued; the same ``key`` in one job is the same build."""
+
+    key: str
+    request: BuildRequest
+
+
+@dataclass(frozen=True)
+class NewMeasurement:
+    """A measurement to be queued; the same ``key`` in one job is the same measurement."""
+
+    key: str
+    target: int
+    selector: DeviceSelector
+    request: MeasurementRequest
+
+
+@dataclass(frozen=True)
+class NewTrial:
+    """A trial as asked; the store gives it its number within the job."""
+
+    target: int
+    study_number: int
+    params: dict[str, JsonValue]
+    distributions: dict[str, JsonValue]
+    candidate: Candidate
+    seed_name: str | None = None
+    build: NewBuild | None = None
+    duplicate_of: int | None = None
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a job; ``id`` grows without gaps visible to a reader that resumes."""
+
+    id: int
+    job_id: str
+    type: str
+    data: dict[str, JsonValue]
+    at: datetime
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who a bearer token stands for. ``device_id`` is set for a device's token only."""
+
+    name: str
+    scopes: frozenset[str]
+    device_id: str | None = None
+
+
+@dataclass(frozen=True)
+class WorkToWake:
+    """What the reaper found: who should be woken, and what it put right on the way."""
+
+    search: int = 0
+    builds: int = 0
+    device_ids: tuple[str, ...] = ()
+    expired: int = 0
+    poisoned: int = 0
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A device as it is written when it joins."""
+
+    name: str
+    labels: Mapping[str, str]
+    inventory: Inventory
+    device_token: str
+    broker_secret: str
+
+
+class Clock(Protocol):
+    def now(self) -> datetime:
+        """Return the time that leases and budgets go by, timezone-aware UTC."""
+        ...
+
+
+class ArtifactStore(Protocol):
+    """Content-addressed files: written whole or not at all, verified by digest on every read."""
+
+    def put_file(self, path: Path, kind: ArtifactKind) -> ArtifactRef:
+        """Store a copy of a file and return its reference. Storing the same bytes twice is one file."""
+        ...
+
+    def put_bytes(self, data: bytes, kind: ArtifactKind) -> ArtifactRef: ...
+
+    def put_stream(self, chunks: Iterator[bytes], kind: ArtifactKind, *, max_bytes: int) -> ArtifactRef:
+        """Store a stream. Raises Invalid ``too_large`` past ``max_bytes``, leaving nothing behind."""
+        ...
+
+    def read(self, digest: str) -> bytes:
+        """Return the bytes. Raises NotFound, or Unavailable ``artifact_corrupt`` where they do not match the digest."""
+        ...
+
+    def local_path(self, digest: str) -> Path:
+        """Return a verified local file that must not be changed."""
+        ...
+
+    def exists(self, digest: str) -> bool: ...
+
+
+class Launcher(Protocol):
+    """Wakes whoever carries work. A wake carries no work and may be lost: the reaper wakes again. Never raises."""
+
+    def wake_search(self) -> None: ...
+
+    def wake_builders(self) -> None: ...
+
+    def wake_device(self, device_id: str) -> None: ...
+
+    def admit_device(self, device_id: str, broker_secret: str) -> BrokerAddress:
+        """Give a device its own queue and a broker user that can touch nothing else. Raises Unavailable."""
+        ...
+
+    def dismiss_device(self, device_id: str) -> None:
+        """Take the broker user away."""
+        ...
+
+
+BuildProgress = Callable[[str, float], None]
+"""``(stage, fraction done 0..1)``; raises ``BuildAbandoned`` where the build should stop now (cancelled or draining)."""
+
+Hold = Callable[[], AbstractContextManager[None]]
+"""Entered around every batch of work: waits while a measurement on the same host asked for quiet."""
+
+
+class BuildAbandoned(Exception):  # noqa: N818 - control flow, not an error: the build was cancelled or handed back
+    """Raised by a build's progress callback and let through by builders."""
+
+
+class Builder(Protocol):
+    """Turns a request into artifacts. Bad input and bad candidates come back as ``Failed``, never as an exception."""
+
+    def build(self, request: BuildRequest, *, progress: BuildProgress, hold: Hold) -> BuildOutcome: ...
+
+
+class Runner(Protocol):
+    """Times files on this device. ``fetch`` gives a verified local path of an artifact; ``is_cancelled`` is polled."""
+
+    def run(
+        self,
+        request: MeasurementRequest,
+        *,
+        fetch: Callable[[ArtifactRef], Path],
+        report_stage: Callable[[str], None],
+        is_cancelled: Callable[[], bool],
+    ) -> MeasurementOutcome: ...
+
+
+@dataclass(frozen=True)
+class JobSnapshot:
+    """Everything the loop needs of one job, read in one transaction."""
+
+    job: Job
+    trials: tuple[Trial, ...]
+    builds: tuple[Build, ...] = field(default=())
+    measurements: tuple[Measurement, ...] = field(default=())
+
+
+class JobStore(Clock, Protocol):
+    """The tables. Every method is one transaction; leases go by the database's clock; writes of a lost lease raise StaleAttempt."""
+
+    # --- jobs -------------------------------------------------------------------------------------------------------
+    def create_job(self, spec: JobSpec, *, idempotency_key: str | None = None, principal: str = "") -> tuple[Job, bool]:
+        """Insert a job; returns (job, is_new). Same key and body: the first job. Other body: Invalid ``idempotency_mismatch``."""
+        ...
+
+    def job(self, job_id: str) -> Job: ...
+
+    def jobs(self, *, states: Sequence[JobState] = (), page_size: int = 50, page_token: str = "") -> Page[Job]: ...
+
+    def apply_verb(self, job_id: str, verb: JobVerb) -> Job:
+        """Move a job by ``domain.job.state_after``; cancel also cancels its work. Raises WrongState, NotFound."""
+        ...
+
+    def snapshot(self, job_id: str) -> JobSnapshot: ...
+
+    def trials(self, job_id: str, *, page_size: int = 100, page_token: str = "") -> Page[Trial]: ...
+
+    def measurement(self, measurement_id: str) -> Measurement: ...
+
+    def events(self, job_id: str, *, after: int = 0, limit: int = 200) -> tuple[Event, ...]: ...
+
+    def wait_for_change(self, job_id: str, timeout_s: float) -> bool:
+        """Block until something of the job changed or time is up; True if it changed."""
+        ...
+
+    # --- search, fenced by the lease --------------------------------------------------------------------------------
+    def lease_search(self, owner: str, *, lease_s: float, job_id: str | None = None) -> SearchLease | None:
+        """Take the longest-waiting QUEUED, RUNNING or STOPPING job without a live lease (or this one); QUEUED becomes RUNNING."""
+        ...
+
+    def renew_search(self, lease: SearchLease, *, lease_s: float) -> JobState: ...
+
+    def release_search(self, lease: SearchLease, *, retry_after_s: float = 0.0) -> None:
+        """Give the job back; nobody takes it before ``retry_after_s``."""
+        ...
+
+    def set_stage(self, lease: SearchLease, stage: Stage, *, reason: str | None = None) -> None: ...
+
+    def merge_report(self, lease: SearchLease, report: Mapping[str, JsonValue]) -> None:
+        """Merge top-level keys into the job's report."""
+        ...
+
+    def end_job(self, lease: SearchLease, state: JobState, *, ended_by: EndedBy, reason: str | None = None) -> None: ...
+
+    def add_trial(self, lease: SearchLease, trial: NewTrial) -> Trial:
+        """Insert a trial and its build, if any, in one transaction."""
+        ...
+
+    def add_build(self, lease: SearchLease, build: NewBuild) -> Build: ...
+
+    def add_measurement(
+        self, lease: SearchLease, measurement: NewMeasurement, *, trial_id: str | None = None
+    ) -> Measurement:
+        """Queue a measurement; with ``trial_id`` the trial moves to MEASURING in the same transaction."""
+        ...
+
+    def finish_trial(
+        self,
+        lease: SearchLease,
+        trial_id: str,
+        state: TrialState,
+        *,
+        values: TrialValues | None = None,
+        reason: str | None = None,
+    ) -> None: ...
+
+    def find_build(self, key: str) -> Build | None:
+        """Return a finished build of any job with this key: prepare builds are paid once."""
+        ...
+
+    def adopt_build(self, lease: SearchLease, build: Build) -> Build:
+        """Write another job's finished build into this job as done, at no cost."""
+        ...
+
+    # --- work, fenced by the attempt --------------------------------------------------------------------------------
+    def claim_build(self, owner: str, *, lease_s: float) -> Build | None: ...
+
+    def heartbeat_build(
+        self, build_id: str, attempt: int, *, lease_s: float, progress: Mapping[str, JsonValue] | None = None
+    ) -> HeartbeatAction: ...
+
+    def finish_build(self, build_id: str, attempt: int, outcome: BuildOutcome) -> None:
+        """Write the outcome; a retryable failure with attempts left goes back to PENDING. Raises StaleAttempt."""
+        ...
+
+    def release_build(self, build_id: str, attempt: int) -> None:
+        """Hand a build back untouched: it goes to PENDING and the attempt does not count."""
+        ...
+
+    def claim_measurement(self, device_id: str, *, lease_s: float) -> Claim | None:
+        """Lease the oldest waiting measurement this device may do; its own unfinished one first, as a new attempt."""
+        ...
+
+    def heartbeat_measurement(
+        self, measurement_id: str, device_id: str, attempt: int, *, lease_s: float
+    ) -> HeartbeatAction: ...
+
+    def finish_measurement(
+        self, measurement_id: str, device_id: str, attempt: int, outcome: MeasurementOutcome
+    ) -> None:
+        """Write the outcome. A stale one is kept in a table apart and raises StaleAttempt; the same one twice is accepted once."""
+        ...
+
+    def release_measurement(self, measurement_id: str, device_id: str, attempt: int) -> None: ...
+
+    def reap(self) -> WorkToWake:
+        """Poison what has used up its attempts and say who should be woken. Idempotent; any number may run."""
+        ...
+
+    # --- devices and tokens -----------------------------------------------------------------------------------------
+    def create_join_token(
+        self, token: str, *, expires_in: timedelta, uses: int, labels: Mapping[str, str]
+    ) -> datetime: ...
+
+    def register_device(self, join_token: str, registration: Registration) -> Device:
+        """Use up one use of the token and insert the device, in one transaction. Raises Unauthorized ``bad_join_token``."""
+        ...
+
+    def device(self, device_id: str) -> Device: ...
+
+    def devices(self, *, page_size: int = 100, page_token: str = "") -> Page[Device]: ...
+
+    def set_device_state(self, device_id: str, state: DeviceState, *, note: str | None = None) -> Device: ...
+
+    def touch_device(
+        self,
+        device_id: str,
+        *,
+        clock: datetime | None = None,
+        conditions: Mapping[str, JsonValue] | None = None,
+        inventory: Inventory | None = None,
+    ) -> Device:
+        """Note that the device was heard of, by the database's clock."""
+        ...
+
+    def broker_users(self) -> tuple[tuple[str, str], ...]:
+        """Return (device id, sha256 of its broker secret) of every device not removed, to rebuild the broker's users."""
+        ...
+
+    def principal(self, token: str) -> Principal | None:
+        """Return whom a bearer token stands for; None if nobody, expired or revoked."""
+        ...
+
+    def set_token(self, name: str, token: str, scopes: frozenset[str]) -> None:
+        """Create or replace a named token; only its hash is kept."""
+        ...
+
+    # --- artifacts --------------------------------------------------------------------------------------------------
+    def record_artifact(self, ref: ArtifactRef) -> None: ...
+
+    def artifact(self, digest: str) -> ArtifactRef: ...
+
+    # --- health -----------------------------------------------------------------------------------------------------
+    def schema_is_current(self) -> bool: ...

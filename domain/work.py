@@ -1,0 +1,34 @@
+"""Leased work: the states a build and a measurement share, and the rules of their leases."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class WorkState(StrEnum):
+    """PENDING -> LEASED -> DONE | FAILED | CANCELLED; an expired or released lease goes back to PENDING."""
+
+    PENDING = "pending"
+    LEASED = "leased"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_terminal(self) -> bool:
+        return self in {WorkState.DONE, WorkState.FAILED, WorkState.CANCELLED}
+
+
+WORK_TRANSITIONS: dict[WorkState, frozenset[WorkState]] = {
+    WorkState.PENDING: frozenset({WorkState.LEASED, WorkState.CANCELLED, WorkState.FAILED}),
+    WorkState.LEASED: frozenset(
+        {WorkState.PENDING, WorkState.LEASED, WorkState.DONE, WorkState.FAILED, WorkState.CANCELLED}
+    ),
+    WorkState.DONE: frozenset(),
+    WorkState.FAILED: frozenset(),
+    WorkState.CANCELLED: frozenset(),
+}
+
+MAX_ATTEMPTS = 3  # then the work is poison: failed with the reason, never tried a fourth time
+LEASE_S = 15.0  # three heartbeats; a lost worker's work goes on after this at the latest
+HEARTBEAT_S = 4.0

@@ -1,0 +1,55 @@
+"""Settings of the server's processes, one frozen class a role, read from ``PRUNELOOP_*`` once at the entry point."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class CoreSettings(BaseSettings):
+    """What every server process needs: the database, the broker, the artifacts."""
+
+    model_config = SettingsConfigDict(env_prefix="PRUNELOOP_", frozen=True, extra="ignore")
+
+    database_url: SecretStr = Field(description="SQLAlchemy URL of PostgreSQL: postgresql+psycopg://...")
+    broker_url: SecretStr = Field(description="Celery URL of Valkey or Redis: redis://... or redis+socket:///path")
+    broker_public_url: str | None = Field(
+        default=None, description="How devices reach the broker, without credentials; default: as the server does."
+    )
+    artifact_dir: Path = Field(description="Folder of content-addressed files.")
+    log_level: str = "INFO"
+    drain_file: Path | None = Field(
+        default=None, description="Set by a worker's parent process; once the file exists, children hand work back."
+    )
+
+
+class ApiSettings(CoreSettings):
+    """The API process."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8420, ge=0, le=65535)
+    public_url: str | None = Field(
+        default=None, description="URL that devices and browsers use; default: host and port."
+    )
+    max_upload_bytes: int = Field(default=2 * 1024**3, gt=0)
+    admin_token_file: Path | None = Field(default=None, description="Made at first start where absent, mode 0600.")
+
+
+class SearchSettings(CoreSettings):
+    """The search worker."""
+
+    slice_s: float = Field(default=10.0, gt=0, description="A job's loop gives way to a waiting one after this long.")
+
+
+class BuildSettings(CoreSettings):
+    """The build worker."""
+
+    threads: int = Field(default=0, ge=0, description="torch threads; 0: one fewer than the cores, at least one.")
+
+
+class ReaperSettings(CoreSettings):
+    """The reaper."""
+
+    interval_s: float = Field(default=1.0, gt=0)
