@@ -177,7 +177,7 @@ Hold = Callable[[], AbstractContextManager[None]]
 """Entered around every batch of work: waits while a measurement on the same host asked for quiet."""
 
 
-class BuildAbandoned(Exception):  # noqa: N818 - control flow, not an error: the build was cancelled or handed back
+class BuildAbandoned(Exception):
     """Raised by a build's progress callback and let through by builders."""
 
 
