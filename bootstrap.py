@@ -1,0 +1,126 @@
+"""The one composition root: settings in, wired parts out. Entry points call it; nothing below imports it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Engine
+
+from db.artifacts import FileArtifactStore
+from db.engine import make_engine, schema_is_current
+from db.store import SqlJobStore
+from domain.errors import Unavailable
+from settings import ApiSettings, BuildSettings, CoreSettings, SearchSettings
+from workers.dispatch import CeleryLauncher
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from workers.build import BuildWork
+    from workers.search import SearchWork
+
+
+@dataclass(frozen=True)
+class Server:
+    """The parts every server process shares."""
+
+    engine: Engine
+    store: SqlJobStore
+    artifacts: FileArtifactStore
+    launcher: CeleryLauncher
+
+    def close(self) -> None:
+        self.launcher.close()
+        self.engine.dispose()
+
+
+def connect(settings: CoreSettings) -> Server:
+    """Wire the tables, the artifacts and the launcher.
+
+    Raises:
+        Unavailable: ``stale_schema`` where the database is not at this version's schema.
+    """
+    engine = make_engine(settings.database_url.get_secret_value())
+    if not schema_is_current(engine):
+        raise Unavailable(
+            "The database's schema is not this version's; run `pruneloop db upgrade` and start again.",
+            code="stale_schema",
+        )
+    return Server(
+        engine=engine,
+        store=SqlJobStore(engine),
+        artifacts=FileArtifactStore(settings.artifact_dir),
+        launcher=CeleryLauncher(settings.broker_url.get_secret_value(), public_url=settings.broker_public_url),
+    )
+
+
+def make_search_work(settings: SearchSettings) -> SearchWork:
+    from search.loop import SearchLoop
+    from workers.drain import is_draining
+    from workers.search import SearchWork
+
+    server = connect(settings)
+    return SearchWork(
+        store=server.store,
+        loop=SearchLoop(server.store, server.launcher),
+        owner=process_name("search"),
+        is_draining=is_draining,
+        slice_s=settings.slice_s,
+    )
+
+
+def make_build_work(settings: BuildSettings) -> BuildWork:
+    from pruning.builder import TorchBuilder
+    from workers.agent import quiet
+    from workers.build import BuildWork
+    from workers.drain import is_draining
+
+    server = connect(settings)
+    return BuildWork(
+        store=server.store,
+        builder=TorchBuilder(server.artifacts, threads=settings.threads or default_threads()),
+        launcher=server.launcher,
+        hold=lambda: quiet.building(quiet.default_path()),
+        owner=process_name("build"),
+        is_draining=is_draining,
+    )
+
+
+def make_api(settings: ApiSettings) -> FastAPI:
+    from api.app import create_app
+    from api.deps import ApiDependencies
+    from search.service import JobService
+
+    server = connect(settings)
+    service = JobService(server.store, server.artifacts, server.launcher, capabilities())
+    return create_app(
+        ApiDependencies(
+            store=server.store,
+            artifacts=server.artifacts,
+            launcher=server.launcher,
+            service=service,
+            max_upload_bytes=settings.max_upload_bytes,
+            public_url=settings.public_url or f"http://{settings.host}:{settings.port}",
+        )
+    )
+
+
+def process_name(role: str) -> str:
+    return f"{role}@{socket.gethostname()}:{os.getpid()}"
+
+
+def default_threads() -> int:
+    """One thread is left for the measurement where builder and device are one host."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores)
+
+
+def configure_logging(level: str) -> None:
+    logging.basicConfig(
+        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
+    )

@@ -1,0 +1,106 @@
+"""Entry points of the server's workers: ``python -m workers.main search | build | reaper``, and the database upgrade."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import threading
+from typing import Any
+
+from celery import Celery, signals
+
+import bootstrap
+from domain.errors import PruneloopError
+from settings import BuildSettings, CoreSettings, ReaperSettings, SearchSettings
+from workers.celery import make_app
+from workers.drain import arm_drain_file, die_with_parent, touch_on_shutdown
+
+ROLES = ("search", "build", "reaper")
+_work: dict[str, Any] = {}  # one process, one role: what the task of this child works with, made once
+
+
+def run_worker(role: str) -> int:
+    """Run one role until it is asked to leave; return the exit code."""
+    die_with_parent()
+    if role == "reaper":
+        return _run_reaper()
+    settings = SearchSettings() if role == "search" else BuildSettings()
+    bootstrap.configure_logging(settings.log_level)
+    bootstrap.connect(settings).close()  # refuse at once, in words, what would fail in a child later
+    drain = arm_drain_file()
+    handler = touch_on_shutdown(drain)
+    signals.worker_shutting_down.connect(handler)
+    try:
+        app = search_app() if role == "search" else build_app()
+        app.worker_main(
+            [
+                "worker", "--pool", "prefork", "--concurrency", "1", "--queues", role, "--hostname",
+                f"{role}@%h-{os.getpid()}", "--without-gossip", "--without-mingle", "--loglevel", settings.log_level,
+            ]
+        )  # fmt: skip
+    finally:
+        shutil.rmtree(drain.parent, ignore_errors=True)
+    return 0
+
+
+def search_app() -> Celery:
+    app = make_app(SearchSettings().broker_url.get_secret_value(), start_method="fork")
+    app.task(name="search.wake")(search_wake)
+    return app
+
+
+def build_app() -> Celery:
+    app = make_app(BuildSettings().broker_url.get_secret_value(), start_method="fork")
+    app.task(name="build.wake")(build_wake)
+    return app
+
+
+def search_wake() -> None:
+    if "search" not in _work:
+        _work["search"] = bootstrap.make_search_work(SearchSettings())
+    _work["search"].run()
+
+
+def build_wake() -> None:
+    if "build" not in _work:
+        _work["build"] = bootstrap.make_build_work(BuildSettings())
+    _work["build"].run()
+
+
+def upgrade_database() -> int:
+    """Bring the schema to this version."""
+    from db.engine import upgrade
+
+    upgrade(CoreSettings().database_url.get_secret_value())
+    return 0
+
+
+def _run_reaper() -> int:
+    from workers.reaper import Reaper
+
+    settings = ReaperSettings()
+    bootstrap.configure_logging(settings.log_level)
+    server = bootstrap.connect(settings)
+    stop = threading.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: stop.set())
+    Reaper(server.store, server.launcher, settings.interval_s).run(stop)
+    server.close()
+    return 0
+
+
+def main() -> int:
+    if len(sys.argv) != 2 or sys.argv[1] not in ROLES:
+        sys.stderr.write(f"usage: python -m workers.main {' | '.join(ROLES)}\n")
+        return 2
+    try:
+        return run_worker(sys.argv[1])
+    except PruneloopError as error:
+        sys.stderr.write(f"{error.code}: {error.message}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
