@@ -33,6 +33,7 @@ def common_settings(key_prefix: str) -> dict[str, Any]:
         "worker_concurrency": 1,
         "worker_prefetch_multiplier": 1,
         "worker_disable_prefetch": True,
+        "worker_proc_alive_timeout": 120,  # a child imports torch before it says that it is up
         "worker_hijack_root_logger": False,
         "worker_send_task_events": False,
         "broker_connection_retry_on_startup": True,

@@ -32,6 +32,12 @@ def run_worker(role: str) -> int:
     drain = arm_drain_file()
     handler = touch_on_shutdown(drain)
     signals.worker_shutting_down.connect(handler)
+
+    def warm_up(**_: object) -> None:
+        # torch and Optuna take seconds to import: pay before the first wake, in the child (CUDA must not cross a fork).
+        _child_work(role)
+
+    signals.worker_process_init.connect(warm_up)
     try:
         app = search_app() if role == "search" else build_app()
         app.worker_main(
@@ -58,15 +64,21 @@ def build_app() -> Celery:
 
 
 def search_wake() -> None:
-    if "search" not in _work:
-        _work["search"] = bootstrap.make_search_work(SearchSettings())
-    _work["search"].run()
+    _child_work("search").run()
 
 
 def build_wake() -> None:
-    if "build" not in _work:
-        _work["build"] = bootstrap.make_build_work(BuildSettings())
-    _work["build"].run()
+    _child_work("build").run()
+
+
+def _child_work(role: str) -> Any:
+    if role not in _work:
+        make = {
+            "search": lambda: bootstrap.make_search_work(SearchSettings()),
+            "build": lambda: bootstrap.make_build_work(BuildSettings()),
+        }
+        _work[role] = make[role]()
+    return _work[role]
 
 
 def upgrade_database() -> int:
