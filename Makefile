@@ -23,18 +23,17 @@ demo: $(VENV)/.installed ## start everything on this machine and prune a real mo
 up: $(VENV)/.installed ## everything embedded, in the foreground
 	$(BIN)/pruneloop up
 
-test: $(VENV)/.installed-dev ## lint, types, layers, then every test on real PostgreSQL and Valkey
+test: $(VENV)/.installed-dev ## lint, types, then every test on real PostgreSQL and Valkey
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest
 
 test-fast: $(VENV)/.installed-dev ## unit and architecture tests only
 	$(BIN)/python -m pytest tests/unit tests/architecture
 
-lint: $(VENV)/.installed-dev ## ruff, mypy, import-linter
+lint: $(VENV)/.installed-dev ## ruff and mypy (the layers are held by tests/architecture)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-cache
 
 lock: ## renew constraints.txt from what the extras resolve to today
 	$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/python -m pip install --quiet -e '.[dev]'

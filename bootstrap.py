@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
@@ -97,6 +99,8 @@ def make_api(settings: ApiSettings) -> FastAPI:
     from search.service import JobService
 
     server = connect(settings)
+    if settings.admin_token_file is not None:
+        admit_admin(server.store, settings.admin_token_file)
     service = JobService(server.store, server.artifacts, server.launcher, capabilities())
     return create_app(
         ApiDependencies(
@@ -108,6 +112,15 @@ def make_api(settings: ApiSettings) -> FastAPI:
             public_url=settings.public_url or f"http://{settings.host}:{settings.port}",
         )
     )
+
+
+def admit_admin(store: SqlJobStore, path: Path) -> None:
+    """Make the admin token at first start (mode 0600), and let the tables know it."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(f"pl_admin_{secrets.token_urlsafe(32)}\n")
+    store.set_token("admin", path.read_text().strip(), frozenset({"admin"}))
 
 
 def process_name(role: str) -> str:

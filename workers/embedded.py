@@ -10,7 +10,6 @@ import fcntl
 import json
 import logging
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -23,8 +22,7 @@ from pathlib import Path
 
 import httpx
 
-from db.engine import make_engine, upgrade
-from db.store import SqlJobStore
+from db.engine import upgrade
 from domain.errors import Conflict, Unavailable
 from workers.drain import PARENT_VARIABLE, die_with_parent
 from workers.servers.folders import ServerFolders, prepare_folders
@@ -86,12 +84,13 @@ class Embedded:
         database_url = os.environ.get("PRUNELOOP_DATABASE_URL") or start_postgres(self.folders)
         broker_url = os.environ.get("PRUNELOOP_BROKER_URL") or start_valkey(self.folders)
         upgrade(database_url)
-        self._admit_admin(database_url)
         self.environment = {
             **os.environ,
             "PRUNELOOP_DATABASE_URL": database_url,
             "PRUNELOOP_BROKER_URL": broker_url,
             "PRUNELOOP_ARTIFACT_DIR": str(self.folders.data_dir / "artifacts"),
+            "PRUNELOOP_ADMIN_TOKEN_FILE": str(self.admin_token_file),
+            "PRUNELOOP_AGENT_SERVER_URL": self.url,
             "PRUNELOOP_HOST": self.host,
             "PRUNELOOP_PORT": str(self.port),
             PARENT_VARIABLE: str(os.getpid()),
@@ -162,15 +161,6 @@ class Embedded:
                 log.info("stopping %s (%s), left over from an earlier start", name, leftover.pid)
                 stop_process(leftover, sig=signal.SIGTERM, timeout_s=10)
             self._pid_file(name).unlink(missing_ok=True)
-
-    def _admit_admin(self, database_url: str) -> None:
-        path = self.admin_token_file
-        if not path.exists():
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(f"pl_admin_{secrets.token_urlsafe(32)}\n")
-        engine = make_engine(database_url)
-        SqlJobStore(engine).set_token("admin", path.read_text().strip(), frozenset({"admin"}))
-        engine.dispose()
 
     def _launch(self, child: Child) -> None:
         with (self.folders.log_dir / f"{child.name}.log").open("ab") as out:
