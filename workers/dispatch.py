@@ -12,10 +12,12 @@ from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
 import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from domain.errors import Unavailable
 from domain.messages import BrokerAddress
-from workers.celery import WAKE_EXPIRES_S, device_prefix, device_queue, make_app
+from workers.celery import CORE_PREFIX, WAKE_EXPIRES_S, device_prefix, device_queue, make_app
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +32,7 @@ class CeleryLauncher:
     def __init__(self, broker_url: str, *, public_url: str | None = None) -> None:
         self._broker_url = broker_url
         self._public_url = public_url or broker_url
-        self._core = make_app(broker_url)
+        self._core = _producer(broker_url, CORE_PREFIX)
         self._devices: OrderedDict[str, Celery] = OrderedDict()
         self._admin = _admin_client(broker_url)
 
@@ -41,7 +43,7 @@ class CeleryLauncher:
         self._wake(self._core, "build.wake", "build")
 
     def wake_device(self, device_id: str) -> None:
-        app = self._devices.pop(device_id, None) or make_app(self._broker_url, key_prefix=device_prefix(device_id))
+        app = self._devices.pop(device_id, None) or _producer(self._broker_url, device_prefix(device_id))
         self._devices[device_id] = app
         if len(self._devices) > MOST_DEVICE_PRODUCERS:
             _, oldest = self._devices.popitem(last=False)
@@ -117,16 +119,28 @@ class CeleryLauncher:
             log.warning("wake %s lost, the reaper will wake again: %s", task, error)
 
 
+def _producer(url: str, key_prefix: str) -> Celery:
+    """Return an app that publishes at once or not at all: a lost wake is cheaper than a request that waits for the broker."""
+    app = make_app(url, key_prefix=key_prefix)
+    app.conf.broker_transport_options = {**app.conf.broker_transport_options, "max_retries": 1, "interval_start": 0}
+    return app
+
+
 def _admin_client(url: str) -> redis.Redis:
     parts = urlsplit(url)
-    options = {"socket_timeout": 5, "socket_connect_timeout": 5}
+    at_once = Retry(NoBackoff(), 0)
     username, password = _credentials(parts)
     if parts.scheme == "redis+socket":
         database = int(parse_qs(parts.query).get("virtual_host", ["0"])[0])
         return redis.Redis(
-            unix_socket_path=parts.path, db=database, username=username, password=password, socket_timeout=5
+            unix_socket_path=parts.path,
+            db=database,
+            username=username,
+            password=password,
+            socket_timeout=5,
+            retry=at_once,
         )
-    return redis.Redis.from_url(url, **options)
+    return redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5, retry=at_once)
 
 
 def _credentials(parts: SplitResult) -> tuple[str | None, str | None]:
