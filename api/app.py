@@ -1,0 +1,89 @@
+"""The FastAPI application, made from its dependencies; nothing is read from the environment here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic.json_schema import models_json_schema
+
+from api import errors
+from api.body import BODY_MODELS, MAX_JSON_BYTES
+from api.deps import ApiDependencies
+from api.events import EventStreams
+from api.routes import artifacts, devices, health, jobs, join_tokens, measurements, plugins
+
+VERSION = "0.1.0"
+TITLE = "Pruneloop"
+DESCRIPTION = (
+    "Prunes models in a loop with the devices they will run on. "
+    "Every error is RFC 9457 problem+json with a stable `code`."
+)
+
+
+def create_app(deps: ApiDependencies) -> FastAPI:
+    """Return the application, ready to serve.
+
+    Args:
+        deps: Stores, launcher, service and limits.
+    """
+    app = build_routes(max_upload_bytes=deps.max_upload_bytes)
+    app.state.deps = deps
+    app.state.event_streams = EventStreams(deps.store)
+    return app
+
+
+def build_routes(*, max_upload_bytes: int) -> FastAPI:
+    """Return the application without what it stands on: enough for its OpenAPI text."""
+    app = _App(
+        title=TITLE,
+        version=VERSION,
+        description=DESCRIPTION,
+        docs_url=None,  # their pages load scripts from a public host; this server may have no way out
+        redoc_url=None,
+        redirect_slashes=False,
+        separate_input_output_schemas=False,
+        max_body_size=MAX_JSON_BYTES,
+        responses={"default": {"model": errors.Problem, "description": "RFC 9457 problem"}},
+    )
+    errors.install(app)
+    for router in (
+        health.router,
+        jobs.router,
+        artifacts.upload_router(max_upload_bytes),
+        join_tokens.router,
+        devices.router,
+        measurements.router,
+        plugins.router,
+    ):
+        app.include_router(router)
+    return app
+
+
+class _App(FastAPI):
+    """FastAPI whose OpenAPI text also holds the bodies that ``api.body`` reads."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            schema = super().openapi()
+            models = sorted(BODY_MODELS, key=lambda model: model.__name__)
+            _, bodies = models_json_schema(
+                [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
+            )
+            components = schema.setdefault("components", {}).setdefault("schemas", {})
+            for name, body in bodies.get("$defs", {}).items():
+                components.setdefault(name, body)
+            for path in schema["paths"].values():
+                for operation in path.values():
+                    _use_problem_type(operation)
+            self.openapi_schema = schema
+        return self.openapi_schema
+
+
+def _use_problem_type(operation: dict[str, Any]) -> None:
+    """Say that problems come as problem+json, and drop FastAPI's own 422, which this app never sends."""
+    responses = operation.get("responses", {})
+    responses.pop("422", None)
+    default = responses.get("default", {})
+    if "application/json" in default.get("content", {}):
+        default["content"]["application/problem+json"] = default["content"].pop("application/json")

@@ -1,0 +1,80 @@
+"""What the API stands on: ports and services, handed in once by the composition root."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, TypeVar, cast
+
+from fastapi import Depends, Query, Request
+
+from api.schemas.lists import Listing
+from domain.errors import FieldProblem, Invalid
+from domain.ports import ArtifactStore, JobStore, Launcher
+
+if TYPE_CHECKING:
+    from search.service import JobService
+
+T = TypeVar("T")
+
+DEFAULT_PAGE_SIZE = 50
+MAX_PAGE_SIZE = 500
+
+
+@dataclass(frozen=True)
+class ApiDependencies:
+    """Everything a route may need.
+
+    Args:
+        store: The tables.
+        artifacts: Content-addressed files.
+        launcher: Wakes search workers and devices; admits devices to the broker.
+        service: Use cases of a job.
+        max_upload_bytes: The largest file an upload may be.
+        public_url: URL that devices and browsers reach this server by, without a slash at its end.
+        broker_is_reachable: Asked by ``/readyz`` and before a device is admitted; None: not checked.
+    """
+
+    store: JobStore
+    artifacts: ArtifactStore
+    launcher: Launcher
+    service: JobService
+    max_upload_bytes: int
+    public_url: str
+    broker_is_reachable: Callable[[], bool] | None = None
+
+
+@dataclass(frozen=True)
+class PageRequest:
+    """Which slice of a list is asked for; the size is coerced down, never refused for being large."""
+
+    size: int
+    token: str
+
+
+def slice_of(items: Sequence[T], page: PageRequest) -> Listing[T]:
+    """Return one page of a list that is made whole every time; its token is an offset."""
+    if page.token and not page.token.isdecimal():
+        raise Invalid("Give `next_page_token` as it came.", fields=[FieldProblem("page_token", "is not of this list")])
+    start = int(page.token or 0)
+    end = start + page.size
+    return Listing[T](items=list(items[start:end]), next_page_token=str(end) if end < len(items) else "")
+
+
+def _deps(request: Request) -> ApiDependencies:
+    return cast(ApiDependencies, request.app.state.deps)
+
+
+def _page(
+    page_size: Annotated[
+        int, Query(ge=0, description=f"Items wanted; 0: the default; at most {MAX_PAGE_SIZE} are given.")
+    ] = 0,
+    page_token: Annotated[
+        str, Query(max_length=500, pattern=r"^[\x21-\x7e]*$", description="`next_page_token` of the page before.")
+    ] = "",
+) -> PageRequest:
+    return PageRequest(size=min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE), token=page_token)
+
+
+Deps = Annotated[ApiDependencies, Depends(_deps)]
+Paging = Annotated[PageRequest, Depends(_page)]

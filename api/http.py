@@ -1,0 +1,38 @@
+"""Small habits of HTTP that several routes share: ids in paths, ETags."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated
+
+from fastapi import Header, Path, Request
+from fastapi.responses import Response
+from pydantic import BaseModel
+
+ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
+
+JobId = Annotated[str, Path(pattern=ID_PATTERN)]
+DevicePathId = Annotated[str, Path(pattern=ID_PATTERN)]
+MeasurementId = Annotated[str, Path(pattern=ID_PATTERN)]
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x20-\x7e]+$",
+        description="Same key and body: the first answer again. Same key, other body: 422 `idempotency_mismatch`.",
+    ),
+]
+
+
+def with_etag(request: Request, body: BaseModel) -> Response:
+    """Answer with the body and its ETag, or 304 where the caller has it already (``If-None-Match``)."""
+    data = body.model_dump_json().encode()
+    etag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
+    known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
+    headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
+    if etag in known:
+        return Response(status_code=304, headers=headers)
+    return Response(data, media_type="application/json", headers=headers)

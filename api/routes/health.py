@@ -1,0 +1,77 @@
+"""Is the process alive, is it ready, and what is true of the product in numbers."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from fastapi.responses import HTMLResponse, PlainTextResponse
+
+from api.auth import AdminPrincipal
+from api.deps import ApiDependencies, Deps
+from api.metrics import render_metrics
+from api.schemas.health import Health, Readiness
+from domain.errors import PruneloopError, Unavailable
+
+router = APIRouter(tags=["health"])
+
+FRONT_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Pruneloop</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>body{font:16px/1.5 system-ui,sans-serif;max-width:40rem;margin:4rem auto;padding:0 1rem}</style></head>
+<body><h1>Pruneloop</h1>
+<p>Prunes models in a loop with the devices they will run on: every latency on a front was measured there.</p>
+<p>The API is under <code>/v1</code> and described by <a href="/openapi.json">/openapi.json</a>; every call but this page,
+<a href="/healthz">/healthz</a> and <a href="/readyz">/readyz</a> wants a bearer token.</p>
+<p>On the command line: <code>pruneloop submit job.yaml --watch</code>.</p></body></html>
+"""
+
+
+@router.get("/", operation_id="frontPage", summary="What this is", response_class=HTMLResponse, include_in_schema=False)
+def front_page() -> HTMLResponse:
+    headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"}
+    return HTMLResponse(FRONT_PAGE, headers=headers)
+
+
+@router.get("/healthz", operation_id="health", summary="The process is alive")
+def health() -> Health:
+    return Health()
+
+
+@router.get(
+    "/readyz",
+    operation_id="readiness",
+    summary="Database, its schema and the broker are there",
+    description="503 names what is away.",
+)
+def readiness(deps: Deps) -> Readiness:
+    checks = {"database": _database(deps), "broker": _broker(deps)}
+    away = {name: state for name, state in checks.items() if state not in {"ok", "not checked"}}
+    if away:
+        what = "; ".join(f"{name} {state}" for name, state in away.items())
+        raise Unavailable(f"Not ready: {what}.", code="not_ready", metadata={"checks": checks})
+    return Readiness(checks=checks)
+
+
+@router.get(
+    "/metrics",
+    operation_id="metrics",
+    summary="Product truth for Prometheus",
+    response_class=PlainTextResponse,
+    description="Wants an admin token: give Prometheus one by `authorization.credentials_file`.",
+)
+def metrics(deps: Deps, _: AdminPrincipal) -> PlainTextResponse:
+    return PlainTextResponse(render_metrics(deps.store), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _database(deps: ApiDependencies) -> str:
+    try:
+        deps.store.now()
+        is_current = deps.store.schema_is_current()
+    except PruneloopError as error:
+        return f"is away ({error.message})"
+    return "ok" if is_current else "has another schema than this release; run `pruneloop db upgrade`"
+
+
+def _broker(deps: ApiDependencies) -> str:
+    if deps.broker_is_reachable is None:
+        return "not checked"
+    return "ok" if deps.broker_is_reachable() else "is away; start Valkey or look at PRUNELOOP_BROKER_URL"

@@ -1,0 +1,65 @@
+"""A job as the API shows it: the stored job and how far it is."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import BaseModel, Field, JsonValue
+
+from domain.artifact import ArtifactKind, Digest
+from domain.job import Job
+
+
+class RunningMeasurement(BaseModel):
+    """A measurement a device holds now."""
+
+    measurement_id: str
+    device_id: str | None
+    device: str = Field(description="The device's name.")
+    target: int
+    attempt: int
+    started_at: datetime | None
+
+
+class RunningBuild(BaseModel):
+    """A build a worker holds now."""
+
+    build_id: str
+    kind: str
+    progress: dict[str, JsonValue] = Field(default_factory=dict, description="`stage` and `fraction` done.")
+    started_at: datetime | None
+
+
+class JobProgress(BaseModel):
+    """How far a job is. ``best_speedup`` is measured, within the accuracy drop the user allows; None: nothing yet."""
+
+    trials_asked: int
+    trials_finished: int
+    trials_budget: int
+    trials_by_state: dict[str, int]
+    best_speedup: float | None = None
+    best_speedup_by_target: dict[str, float] = Field(
+        default_factory=dict, description="Index of the target, as text -> best speed-up so far."
+    )
+    builds_waiting: int
+    builds_running: list[RunningBuild]
+    measurements_waiting: int
+    measurements_running: list[RunningMeasurement]
+
+
+class JobView(Job):
+    """``GET /v1/jobs/{id}``."""
+
+    progress: JobProgress
+
+
+class JobArtifact(BaseModel):
+    """A file of a job, and what it belongs to."""
+
+    digest: Digest
+    size_bytes: int
+    kind: ArtifactKind
+    format: str | None = None
+    role: str = Field(description="What made it: prepare, candidate, final or input.")
+    trial: int | None = None
+    target: int | None = None
