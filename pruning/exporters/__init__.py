@@ -1,0 +1,72 @@
+"""Exporters: a pruned module becomes an artifact of a format, checked against the module before anybody measures it.
+
+Third parties add formats by entry points of the group ``pruneloop.exporters``: a callable without parameters that returns an
+``Exporter``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor, nn
+
+from domain.artifact import ArtifactKind
+from domain.errors import PruneloopError
+from pruning.exporters.onnx import ExportFailed, OnnxExporter
+from pruning.plugins import Plugin, Registry
+
+__all__ = ["EXPORTERS", "ExportFailed", "Exporter", "exporter_names", "exporter_plugins", "make_exporter"]
+
+
+class Exporter(Protocol):
+    """Makes and runs files of one format."""
+
+    format: str
+    kind: ArtifactKind
+
+    def export(self, model: nn.Module, example: Tensor) -> bytes:
+        """Return the file of a model in eval mode on the CPU, for inputs of exactly the example's shape.
+
+        Raises:
+            ExportFailed: Where the model cannot be exported, or the file is not valid.
+        """
+        ...
+
+    def run(self, file: bytes, inputs: Tensor, *, threads: int) -> Tensor:
+        """Run a file in its runtime on inputs ``(N, ...)``, in batches of its own size; returns ``(N, classes)``."""
+        ...
+
+    def check(self, file: bytes, inputs: Tensor, outputs: Tensor) -> Mapping[str, np.ndarray]:
+        """Run a file on one batch, compare, and return the check's arrays: ``input_<name>``, ``output_<name>``.
+
+        Raises:
+            ExportFailed: Where the outputs differ from the module's.
+        """
+        ...
+
+
+EXPORTERS: Registry[Exporter] = Registry("pruneloop.exporters", "exporter", "exports", {"onnx": OnnxExporter})
+
+
+def exporter_names() -> tuple[str, ...]:
+    """Return the formats that can be made here, sorted."""
+    return EXPORTERS.names()
+
+
+def exporter_plugins() -> tuple[Plugin, ...]:
+    """Return every format with its source, and the reason where a plug-in does not import."""
+    return EXPORTERS.plugins()
+
+
+def make_exporter(name: str, registry: Registry[Exporter] = EXPORTERS) -> Exporter:
+    """Return the exporter of a format.
+
+    Raises:
+        Invalid: ``unknown_exporter`` or ``broken_plugin``.
+    """
+    made = registry.factory(name)()
+    if not made.format:
+        raise PruneloopError(f"The exporter {name!r} names no format; mend the plug-in.", code="broken_plugin")
+    return made

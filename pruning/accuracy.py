@@ -1,0 +1,54 @@
+"""Accuracy on a split: the share of samples whose highest logit is the label.
+
+Without labels the metric is ``agreement``: the same share, against the dense model's own answers as labels.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from domain.ports import Hold
+from pruning.precision import Compute
+
+EVALUATION_BATCH = 250
+
+
+def predict(
+    model: nn.Module, inputs: Tensor, compute: Compute, *, hold: Hold = nullcontext, batch: int = EVALUATION_BATCH
+) -> Tensor:
+    """Run a model in eval mode, in fp32, batch by batch.
+
+    Args:
+        model: On ``compute.device``; left in the mode it was in.
+        inputs: Shape ``(N, ...)``, anywhere.
+        compute: Where to run.
+        hold: Entered around every batch.
+        batch: Samples a forward pass.
+
+    Returns:
+        Logits of shape ``(N, classes)``, float32, on the CPU.
+    """
+    was_training = model.training
+    model.eval()
+    parts = []
+    try:
+        for chunk in inputs.split(batch):
+            with hold(), torch.inference_mode():
+                parts.append(model(compute.place(chunk)).float().cpu())
+    finally:
+        model.train(was_training)
+    return torch.cat(parts)
+
+
+def accuracy_of(logits: Tensor, labels: Tensor) -> float:
+    """Return the share of rows of ``(N, classes)`` whose largest logit is at the label of ``(N,)``; NaN rows are wrong."""
+    right = (logits.argmax(1) == labels) & torch.isfinite(logits).all(1)
+    return float(right.float().mean())
+
+
+def evaluate(model: nn.Module, inputs: Tensor, labels: Tensor, compute: Compute, *, hold: Hold = nullcontext) -> float:
+    """Return the accuracy of a model on a split, between 0 and 1."""
+    return accuracy_of(predict(model, inputs, compute, hold=hold), labels)

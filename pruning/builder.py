@@ -1,0 +1,340 @@
+"""The Builder port: a request in, recovered, evaluated and exported artifacts out."""
+
+from __future__ import annotations
+
+import io
+import json
+import platform
+from collections import OrderedDict
+from copy import deepcopy
+from importlib.metadata import version
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from domain.artifact import ArtifactKind, ArtifactRef
+from domain.build import (
+    AccuracyReport,
+    BuildKind,
+    BuildOutcome,
+    BuildRequest,
+    BuildResult,
+    BuiltArtifact,
+    CandidateRequest,
+    FinalRequest,
+    PrepareRequest,
+    SplitSizes,
+)
+from domain.candidate import Candidate, GroupInfo, RecoveryPlan
+from domain.errors import FieldProblem, Invalid, PruneloopError, Unavailable
+from domain.outcome import Blame, Failed
+from domain.ports import ArtifactStore, BuildAbandoned, BuildProgress, Hold
+from pruning.accuracy import accuracy_of, predict
+from pruning.cost import count_macs, count_params
+from pruning.datasets import load_data
+from pruning.datasets.splits import CheckedSplits
+from pruning.dense import Dense, open_dense
+from pruning.exporters import make_exporter
+from pruning.groups import Group
+from pruning.precision import choose_compute, choose_device
+from pruning.recovery import DENSE_RECIPE, Recipe, reestimate_batch_norm, train
+from pruning.stopwatch import Stopwatch
+from pruning.surgery import read_widths
+from pruning.weights import dump_weights, load_weights
+
+SENSITIVITY_SPARSITIES = (0.25, 0.5, 0.75)
+SENSITIVITY_SAMPLES = 500  # of val, and half as many calibration samples: a few dozen evaluations must stay cheap
+CACHED_MODELS = 2
+
+_VERSIONS = {
+    "python": platform.python_version(),
+    # Torch-Pruning's own __version__ says 1.6.0 in the 1.6.1 wheel: only the metadata is right.
+    **{name: version(name) for name in ("torch", "torch-pruning", "onnx", "onnxruntime", "numpy")},
+}
+
+
+class TorchBuilder:
+    """Builds with torch on this machine. One build at a time: torch's thread count and seed are the process's.
+
+    Args:
+        artifacts: Where weights and data come from and files go.
+        threads: Torch threads of a build, and of onnxruntime when a final is run on the test split.
+        torch_device: ``auto``, ``cpu``, ``cuda``, ...
+    """
+
+    def __init__(self, artifacts: ArtifactStore, *, threads: int, torch_device: str = "auto") -> None:
+        self._artifacts = artifacts
+        self._threads = threads
+        self._compute = choose_compute(choose_device(torch_device), "auto")
+        self._models: OrderedDict[str, Dense] = OrderedDict()
+        self._data: tuple[str, CheckedSplits] | None = None
+
+    def build(self, request: BuildRequest, *, progress: BuildProgress, hold: Hold) -> BuildOutcome:
+        """Carry out a request; everything but ``BuildAbandoned`` comes back as a value."""
+        watch = Stopwatch(progress, hold)
+        torch.set_num_threads(self._threads)
+        try:
+            if request.kind is BuildKind.PREPARE:
+                return self._prepare(request, watch)
+            if request.kind is BuildKind.CANDIDATE:
+                return self._candidate(request, watch)
+            return self._final(request, watch)
+        except BuildAbandoned:
+            raise
+        except Unavailable as error:
+            return _failed(watch, error.message, error.code, Blame.SYSTEM, retryable=True)
+        except PruneloopError as error:
+            return _failed(watch, error.message, error.code, Blame.CANDIDATE)
+        except (torch.OutOfMemoryError, MemoryError, OSError) as error:
+            reason = f"The builder ran out of memory or disk: {error}. Free some, or build on a larger machine."
+            return _failed(watch, reason, "out_of_resources", Blame.SYSTEM, retryable=True)
+        except Exception as error:  # The declared boundary: models and data are other people's, and may raise anything.
+            reason = f"{type(error).__name__} in {watch.stage}: {error}"
+            return _failed(watch, reason, "build_raised", Blame.CANDIDATE)
+
+    # --- the three kinds --------------------------------------------------------------------------------------------
+    def _prepare(self, request: PrepareRequest, watch: Stopwatch) -> BuildResult:
+        splits = self._load_data(request, watch)
+        notes: list[str] = []
+
+        def fill(model: nn.Module, dense: Dense) -> None:
+            if request.model.weights is not None:
+                load_weights(model, self._artifacts.read(request.model.weights))
+                notes.append("weights as given")
+            else:
+                notes.append(self._train_dense(model, dense, request.seed, watch))
+
+        watch.stage = "load"
+        dense = open_dense(request.model, splits, request.metric, request.seed, self._compute, fill)
+        notes += [f"metric: {dense.metric}", f"precision of calibration and training: {dense.compute.precision}"]
+        with watch.measure("groups"):
+            groups = dense.groups()
+        with watch.measure("evaluate"):
+            accuracy = AccuracyReport(search=dense.evaluate(dense.model, "val", watch.hold))
+        with watch.measure("sensitivity"):
+            infos = self._sensitivity(dense, watch)
+        weights = self._store_weights(dense.model)
+        artifact = self._export(dense, dense.model, request, watch)
+        self._remember(_key(request, weights), dense)
+        return BuildResult(
+            kind=BuildKind.PREPARE,
+            accuracy=accuracy,
+            macs=count_macs(dense.model, dense.example),
+            params=count_params(dense.model),
+            widths=read_widths(dense.model, groups),
+            weights=weights,
+            artifacts=(artifact,),
+            groups=infos,
+            unprunable=groups.unprunable,
+            splits=_sizes(splits),
+            stages_s=watch.stages_s,
+            versions=_VERSIONS,
+            notes=tuple(notes),
+        )
+
+    def _candidate(self, request: CandidateRequest, watch: Stopwatch) -> BuildResult:
+        _require_fp32(request.candidate)
+        dense = self._dense(request, watch)
+        with watch.measure("prune"):
+            model = dense.pruned_as(request.candidate, watch.hold)
+        with watch.measure("evaluate"):
+            raw = dense.evaluate(model, "val", watch.hold)
+        with watch.measure("batch_norm"):
+            reestimate_batch_norm(model, dense.calibration()[0], dense.compute, hold=watch.hold)
+        with watch.measure("evaluate"):
+            after_batch_norm = dense.evaluate(model, "val", watch.hold)
+        plan = request.candidate.recovery
+        search = after_batch_norm
+        if plan.epochs > 0:
+            self._recover(dense, model, plan, plan.epochs, request.seed, watch)
+            with watch.measure("evaluate"):
+                search = dense.evaluate(model, "val", watch.hold)
+        accuracy = AccuracyReport(raw=raw, after_batch_norm=after_batch_norm, search=search)
+        return self._result(BuildKind.CANDIDATE, dense, model, accuracy, request, watch)
+
+    def _final(self, request: FinalRequest, watch: Stopwatch) -> BuildResult:
+        dense = self._dense(request, watch)
+        model, raw, after_batch_norm = dense.model, None, None
+        if request.candidate is not None:
+            _require_fp32(request.candidate)
+            with watch.measure("prune"):
+                model = dense.pruned_as(request.candidate, watch.hold)
+                if request.start is not None:
+                    load_weights(model, self._artifacts.read(request.start.digest), field="start")
+                else:
+                    raw = dense.evaluate(model, "val", watch.hold)
+                    reestimate_batch_norm(model, dense.calibration()[0], dense.compute, hold=watch.hold)
+                    after_batch_norm = dense.evaluate(model, "val", watch.hold)
+            self._recover(dense, model, request.candidate.recovery, request.epochs, request.seed, watch)
+        with watch.measure("evaluate"):
+            search = dense.evaluate(model, "val", watch.hold)
+        artifact = self._export(dense, model, request, watch)
+        with watch.measure("test"):
+            labels = dense.labels("test", watch.hold)
+            test = accuracy_of(self._run_file(artifact, dense.splits.test[0], watch), labels)
+        accuracy = AccuracyReport(
+            raw=raw, after_batch_norm=after_batch_norm, search=search, test=test, test_samples=len(labels)
+        )
+        return self._result(BuildKind.FINAL, dense, model, accuracy, request, watch, artifact)
+
+    # --- steps ------------------------------------------------------------------------------------------------------
+    def _load_data(self, request: BuildRequest, watch: Stopwatch) -> CheckedSplits:
+        key = request.data.model_dump_json()
+        if self._data is None or self._data[0] != key:
+            with watch.measure("load"):
+                self._data = key, load_data(request.data, self._artifacts)
+        return self._data[1]
+
+    def _dense(self, request: CandidateRequest | FinalRequest, watch: Stopwatch) -> Dense:
+        """Return the job's dense model, from the last builds or built anew from its weights."""
+        key = _key(request, request.weights)
+        if key not in self._models:
+            splits = self._load_data(request, watch)
+
+            def fill(model: nn.Module, dense: Dense) -> None:
+                load_weights(model, self._artifacts.read(request.weights.digest), field="weights")
+
+            with watch.measure("load"):
+                dense = open_dense(request.model, splits, request.metric, request.seed, self._compute, fill)
+            self._remember(key, dense)
+        self._models.move_to_end(key)
+        return self._models[key]
+
+    def _remember(self, key: str, dense: Dense) -> None:
+        self._models[key] = dense
+        while len(self._models) > CACHED_MODELS:
+            self._models.popitem(last=False)
+
+    def _train_dense(self, model: nn.Module, dense: Dense, seed: int, watch: Stopwatch) -> str:
+        inputs, labels = dense.splits.train
+        if labels is None:
+            message = (
+                "The data has no train_labels and the job brings no weights, so there is nothing to train the dense model"
+                " on. Add train_labels, or upload trained weights as safetensors and name them in `model.weights`."
+            )
+            raise Invalid(message, code="labels_missing", fields=[FieldProblem("data.train_labels", message)])
+        with watch.measure("train"):
+            data = dense.training_set(distill=False, hold=watch.hold)
+            recipe = Recipe(**{**vars(DENSE_RECIPE), "seed": seed})
+            train(model, data, recipe, dense.compute, progress=watch.tell, hold=watch.hold)
+        return f"dense model trained here: {recipe.epochs:g} epochs on {len(inputs)} samples"
+
+    def _sensitivity(self, dense: Dense, watch: Stopwatch) -> tuple[GroupInfo, ...]:
+        """Narrow one group at a time, re-estimate batch norm, and note what a fixed subset of val loses."""
+        inputs = dense.splits.val[0][:SENSITIVITY_SAMPLES]
+        labels = dense.labels("val", watch.hold)[:SENSITIVITY_SAMPLES]
+        calibration = dense.calibration()[0]
+        base = accuracy_of(predict(dense.model, inputs, dense.compute, hold=watch.hold), labels)
+        mix = Candidate(sparsity={}, widths={}).importance
+        groups = dense.groups().groups
+        cases = [(group, sparsity) for group in groups for sparsity in SENSITIVITY_SPARSITIES]
+        losses: dict[str, dict[str, float]] = {group.name: {} for group in groups}
+        for number, (group, sparsity) in enumerate(cases):
+            model = dense.prune({group.name: _narrowed(group, sparsity)}, mix, watch.hold)
+            reestimate_batch_norm(model, calibration, dense.compute, hold=watch.hold, samples=SENSITIVITY_SAMPLES // 2)
+            after = accuracy_of(predict(model, inputs, dense.compute, hold=watch.hold), labels)
+            losses[group.name][str(sparsity)] = round(base - after, 6)
+            watch.tell((number + 1) / len(cases))
+        return tuple(group.info.model_copy(update={"sensitivity": losses[group.name]}) for group in groups)
+
+    def _recover(
+        self, dense: Dense, model: nn.Module, plan: RecoveryPlan, epochs: float, seed: int, watch: Stopwatch
+    ) -> None:
+        compute = choose_compute(dense.compute.device, plan.precision)
+        with watch.measure("recover"):
+            data = dense.training_set(distill=plan.distill, hold=watch.hold)
+            recipe = Recipe(epochs=epochs, learning_rate=plan.learning_rate, seed=seed)
+            train(model, data, recipe, compute, progress=watch.tell, hold=watch.hold)
+
+    def _export(self, dense: Dense, model: nn.Module, request: BuildRequest, watch: Stopwatch) -> BuiltArtifact:
+        with watch.measure("export"):
+            on_cpu = deepcopy(model).to("cpu").to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+            inputs = _check_inputs(dense.splits.val[0], request.batch, request.seed)
+            with torch.no_grad():
+                outputs = on_cpu(inputs)
+            exporter = make_exporter("onnx")
+            with watch.hold():
+                file = exporter.export(on_cpu, inputs)
+                arrays = exporter.check(file, inputs, outputs)
+            buffer = io.BytesIO()
+            np.savez(buffer, allow_pickle=False, **{name: _no_denormals(array) for name, array in arrays.items()})
+            return BuiltArtifact(
+                format=exporter.format,
+                artifact=self._artifacts.put_bytes(file, exporter.kind),
+                check=self._artifacts.put_bytes(buffer.getvalue(), ArtifactKind.CHECK),
+            )
+
+    def _run_file(self, artifact: BuiltArtifact, inputs: Tensor, watch: Stopwatch) -> Tensor:
+        """Run the stored file, as a user would get it, in its runtime."""
+        file = self._artifacts.read(artifact.artifact.digest)
+        exporter = make_exporter(artifact.format)
+        with watch.hold():
+            return exporter.run(file, inputs, threads=self._threads)
+
+    def _store_weights(self, model: nn.Module) -> ArtifactRef:
+        return self._artifacts.put_bytes(dump_weights(model), ArtifactKind.WEIGHTS)
+
+    def _result(
+        self,
+        kind: BuildKind,
+        dense: Dense,
+        model: nn.Module,
+        accuracy: AccuracyReport,
+        request: BuildRequest,
+        watch: Stopwatch,
+        artifact: BuiltArtifact | None = None,
+    ) -> BuildResult:
+        artifact = artifact or self._export(dense, model, request, watch)
+        return BuildResult(
+            kind=kind,
+            accuracy=accuracy,
+            macs=count_macs(model, dense.example),
+            params=count_params(model),
+            widths=read_widths(model, dense.groups()),
+            weights=self._store_weights(model),
+            artifacts=(artifact,),
+            splits=_sizes(dense.splits),
+            stages_s=watch.stages_s,
+            versions=_VERSIONS,
+            notes=(f"metric: {dense.metric}",),
+        )
+
+
+def _key(request: BuildRequest, weights: ArtifactRef) -> str:
+    """Return what the dense model and all that is cached with it depend on."""
+    model = request.model.model_dump(mode="json", exclude={"weights"})
+    data = request.data.model_dump(mode="json")
+    return json.dumps([model, data, request.metric, request.seed, weights.digest], sort_keys=True)
+
+
+def _narrowed(group: Group, sparsity: float) -> int:
+    return max(1, round(group.channels * (1 - sparsity)))
+
+
+def _sizes(splits: CheckedSplits) -> SplitSizes:
+    return SplitSizes(train=len(splits.train[0]), val=len(splits.val[0]), test=len(splits.test[0]), how=splits.how)
+
+
+def _check_inputs(inputs: Tensor, batch: int, seed: int) -> Tensor:
+    """Return ``batch`` real samples of val, seeded, repeated where val is smaller."""
+    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
+    index = order.repeat(-(-batch // len(order)))[:batch]
+    return torch.from_numpy(_no_denormals(inputs[index].numpy())).contiguous()
+
+
+def _no_denormals(array: np.ndarray) -> np.ndarray:
+    """Set denormal values to zero: they are slow on some devices and would be timed as such."""
+    tiny = np.finfo(array.dtype).tiny
+    return np.where(np.abs(array) < tiny, np.zeros((), array.dtype), array)
+
+
+def _require_fp32(candidate: Candidate) -> None:
+    if candidate.precision != "fp32":
+        message = f"Files of precision {candidate.precision} are not made yet; ask for fp32."
+        raise Invalid(message, code="precision_not_available", fields=[FieldProblem("candidate.precision", message)])
+
+
+def _failed(watch: Stopwatch, reason: str, code: str, blame: Blame, *, retryable: bool = False) -> Failed:
+    stage = "export" if code in {"export_failed", "export_differs"} else watch.stage
+    return Failed(stage=stage, reason=reason, blame=blame, retryable=retryable, code=code)

@@ -1,0 +1,291 @@
+"""What can be removed: groups of channels that hang together, found by tracing the model once.
+
+The only module, with ``surgery``, that talks to Torch-Pruning, and it takes nothing but its dependency graph; which channels
+go is always our own list. See docs/adr/0002-pruning-engine.md for the choice and the traps each guard stands for.
+
+Source: Fang et al., DepGraph, CVPR 2023, arXiv:2301.12900, for grouping; Fang et al., Isomorphic Pruning, ECCV 2024,
+arXiv:2407.04616, for comparing groups of one topology only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+
+from domain.candidate import GroupInfo, UnprunableLayer
+from domain.errors import FieldProblem, Invalid
+from pruning.cost import LayerCost, layer_costs
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_PRODUCERS = (*_CONVOLUTIONS, nn.Linear)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_TRACED_OPS = tuple(
+    getattr(tp.ops, name)
+    for name in ("_ConcatOp", "_SplitOp", "_ReshapeOp", "_ElementWiseOp", "_SliceOp", "_ExpandOp", "_UnbindOp")
+)
+
+
+class Role(StrEnum):
+    """What a member does with the group's channels."""
+
+    PRODUCES = "out"  # a convolution or linear layer whose outputs they are
+    CARRIES = "depthwise"  # a depthwise convolution: in and out at once
+    NORMALISES = "norm"
+    CONSUMES = "in"
+    SCALES = "parameter"  # a bare parameter, such as a layer scale
+
+
+@dataclass(frozen=True)
+class Member:
+    """One layer's part in a group.
+
+    ``index[i]`` is a position along the layer's own channel dimension and ``root[i]`` the group's channel it belongs to:
+    a linear layer after a flatten has several positions for one channel, a layer after a concatenation has an offset.
+    """
+
+    name: str
+    role: Role
+    index: tuple[int, ...]
+    root: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group as the search sees it (``info``) and the members surgery and importance work on."""
+
+    info: GroupInfo
+    members: tuple[Member, ...]
+
+    @property
+    def name(self) -> str:
+        return self.info.name
+
+    @property
+    def channels(self) -> int:
+        return self.info.channels
+
+    def of_role(self, *roles: Role) -> tuple[Member, ...]:
+        return tuple(member for member in self.members if member.role in roles)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """All groups of a model, in the order their layers are defined, and the layers that stay whole, with reasons."""
+
+    groups: tuple[Group, ...]
+    unprunable: tuple[UnprunableLayer, ...]
+
+
+def find_groups(model: nn.Module, example: Tensor) -> Groups:
+    """Find every coupled channel group that can be narrowed.
+
+    The model is not changed, may be frozen and may be called under ``no_grad``. A group counts only if a copy with half its
+    channels gone still runs and gives outputs of the same shape.
+
+    Args:
+        model: Eager module, not compiled, scripted or parametrised.
+        example: Inputs the model takes, shape ``(N, ...)``.
+
+    Raises:
+        Invalid: ``model_not_eager`` or ``nothing_to_prune``.
+    """
+    require_eager(model)
+    graph = trace(model, example)
+    costs = layer_costs(model, example)
+    stages = _stage_by_layer(costs)
+    shared = _shared_parameter_owners(model)
+    groups: list[Group] = []
+    unprunable: list[UnprunableLayer] = []
+    taken: set[str] = set()
+    for name, module in graph.model.named_modules():
+        if not isinstance(module, _PRODUCERS) or name in taken or module not in graph.module2node:
+            continue
+        if isinstance(module, _CONVOLUTIONS) and module.groups > 1:
+            continue  # depthwise layers are carried by the group that feeds them; others are refused with that group
+        members, reason = _members_of(graph, module, shared)
+        taken |= {member.name for member in members if member.role is Role.PRODUCES} | {name}
+        if reason is None:
+            reason = _why_it_cannot_be_narrowed(model, name, members, example)
+        if reason is not None:
+            unprunable.append(UnprunableLayer(name=name, reason=reason))
+            continue
+        groups.append(Group(_describe(graph.model, name, members, costs, stages), members))
+    seen = taken | {member.name for group in groups for member in group.members}
+    for name, module in model.named_modules():
+        if isinstance(module, _PRODUCERS) and name not in seen:
+            unprunable.append(UnprunableLayer(name=name, reason=_why_unseen(graph.model.get_submodule(name))))
+    if not groups:
+        listed = "; ".join(f"{layer.name}: {layer.reason}" for layer in unprunable) or "it has no layers with channels"
+        message = f"The model has no group of channels that can be removed ({listed}). Choose another model."
+        raise Invalid(message, code="nothing_to_prune", fields=[FieldProblem("model", message)])
+    return Groups(tuple(groups), tuple(unprunable))
+
+
+def require_eager(model: nn.Module) -> None:
+    """Refuse what cannot be traced and cut: compiled and scripted modules.
+
+    Raises:
+        Invalid: ``model_not_eager``.
+    """
+    for name, module in model.named_modules():
+        kind = ""
+        if hasattr(module, "_orig_mod"):
+            kind = "compiled (torch.compile)"
+        elif isinstance(module, torch.jit.ScriptModule):
+            kind = "scripted or traced (torch.jit)"
+        if kind:
+            message = (
+                f"{name or 'The model'} is {kind}: its layers cannot be seen or cut. Give the eager module; compile and"
+                " export come after pruning."
+            )
+            raise Invalid(message, code="model_not_eager", fields=[FieldProblem("model", message)])
+
+
+def trace(model: nn.Module, example: Tensor) -> tp.DependencyGraph:
+    """Build Torch-Pruning's graph on a deep copy that has gradients on and is in eval mode; ``graph.model`` is the copy."""
+    with torch.enable_grad():
+        copy = deepcopy(model).eval()
+        for parameter in copy.parameters():
+            parameter.requires_grad_(True)  # the graph is read off grad_fn: a frozen net gives an empty one, silently
+        return tp.DependencyGraph().build_dependency(copy, example_inputs=(example[:2],), verbose=False)
+
+
+def cut(graph: tp.DependencyGraph, root: str, remove: Sequence[int]) -> None:
+    """Remove channels of the group of ``root`` from ``graph.model``, in place."""
+    module = graph.model.get_submodule(root)
+    pruner = graph.get_pruner_of_module(module)
+    graph.get_pruning_group(module, pruner.prune_out_channels, list(remove)).prune()
+
+
+def _members_of(graph: tp.DependencyGraph, root: nn.Module, shared: set[str]) -> tuple[tuple[Member, ...], str | None]:
+    """Return the members of a root's group and, if it must stay whole, why."""
+    names = {module: name for name, module in graph.model.named_modules()}
+    parameters = {parameter: name for name, parameter in graph.model.named_parameters()}
+    pruner = graph.get_pruner_of_module(root)
+    channels = pruner.get_out_channels(root)
+    members: list[Member] = []
+    reason: str | None = None
+    if channels < 2:
+        reason = "it has one channel only"
+    for item in graph.get_pruning_group(root, pruner.prune_out_channels, list(range(channels))):
+        module, index, mapped = item.dep.target.module, tuple(item.idxs), tuple(item.root_idxs)
+        if isinstance(module, nn.Parameter):
+            name, role = parameters[module], Role.SCALES
+            if sum(size > 1 for size in module.shape) != 1:
+                reason = reason or f"parameter {name} of shape {tuple(module.shape)} has no clear channel dimension"
+        elif isinstance(module, tp.ops._OutputOp):
+            reason = reason or "its channels are the model's outputs"
+            continue
+        elif isinstance(module, _TRACED_OPS):
+            continue
+        else:
+            name = names[module]
+            is_out = graph.is_out_channel_pruning_fn(item.dep.handler)
+            role_or_reason = _role_of(module, is_out)
+            if isinstance(role_or_reason, str) and not isinstance(role_or_reason, Role):
+                reason = reason or f"coupled with {name}: {role_or_reason}"
+                continue
+            role = role_or_reason
+            if name in shared:
+                reason = reason or f"coupled with {name}, which shares a parameter with another layer"
+        if len(index) != len(mapped) or set(mapped) != set(range(channels)):
+            reason = reason or f"coupled with {name} in part only"
+        members.append(Member(name, role, index, mapped))
+    return tuple(members), reason
+
+
+def _role_of(module: nn.Module, is_out: bool) -> Role | str:
+    if nn.utils.parametrize.is_parametrized(module):
+        return "its weight is parametrised; remove the parametrisation first"
+    if isinstance(module, _CONVOLUTIONS):
+        if module.groups == 1:
+            return Role.PRODUCES if is_out else Role.CONSUMES
+        if module.groups == module.in_channels == module.out_channels:
+            return Role.CARRIES
+        return f"a grouped convolution ({module.groups} groups) cannot lose single channels"
+    if isinstance(module, nn.Linear):
+        return Role.PRODUCES if is_out else Role.CONSUMES
+    if isinstance(module, _NORMS):
+        return Role.NORMALISES
+    return f"layers of type {type(module).__name__} are not supported yet"
+
+
+def _why_it_cannot_be_narrowed(model: nn.Module, root: str, members: tuple[Member, ...], example: Tensor) -> str | None:
+    """Narrow the group to half on a copy and run it: the guard against everything a trace cannot see."""
+    graph = trace(model, example)
+    channels = len(set(members[0].root))
+    with torch.no_grad():
+        before = graph.model(example[:2])
+        try:
+            cut(graph, root, range(channels // 2))
+            after = graph.model(example[:2])
+        except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, AssertionError) as error:
+            return f"the model does not run with fewer of its channels: {str(error).splitlines()[0]}"
+    if not isinstance(after, Tensor) or after.shape != before.shape:
+        return "its channels are the model's outputs, or change their shape"
+    return None
+
+
+def _why_unseen(module: nn.Module) -> str:
+    if isinstance(module, _CONVOLUTIONS) and module.groups > 1:
+        return f"a grouped convolution ({module.groups} groups) cannot lose single channels"
+    return "it was not reached by a forward pass, or only in a way that hides its channels"
+
+
+def _describe(
+    model: nn.Module, root: str, members: tuple[Member, ...], costs: dict[str, LayerCost], stages: dict[str, int]
+) -> GroupInfo:
+    producers = [member.name for member in members if member.role is Role.PRODUCES]
+    is_residual = len(producers) > 1
+    kinds = sorted({_kind(model, member) for member in members if member.role is not Role.CONSUMES})
+    consumers = sorted({_kind(model, member) for member in members if member.role is Role.CONSUMES})
+    return GroupInfo(
+        name=root,
+        channels=len(set(members[0].root)),
+        stage=stages.get(root, 0),
+        is_residual=is_residual,
+        topology=f"{'outer' if is_residual else 'inner'}:{'+'.join(kinds)}>{'+'.join(consumers)}",
+        members=tuple(dict.fromkeys(member.name for member in members)),
+        params=sum(_params_of(model, member) for member in members),
+        macs=sum(costs[name].macs for name in producers if name in costs),
+    )
+
+
+def _kind(model: nn.Module, member: Member) -> str:
+    if member.role is Role.SCALES:
+        return "scale"
+    module = model.get_submodule(member.name)
+    if isinstance(module, _CONVOLUTIONS):
+        kernel = "x".join(str(size) for size in module.kernel_size)
+        return f"{'depthwise' if member.role is Role.CARRIES else 'conv'}{kernel}"
+    return type(module).__name__.lower()
+
+
+def _params_of(model: nn.Module, member: Member) -> int:
+    if member.role is Role.SCALES:
+        return model.get_parameter(member.name).numel()
+    module = model.get_submodule(member.name)
+    if member.role is Role.CONSUMES:
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        return weight.numel() // weight.shape[1] * len(member.index)
+    return sum(parameter.numel() for parameter in module.parameters(recurse=False))
+
+
+def _stage_by_layer(costs: dict[str, LayerCost]) -> dict[str, int]:
+    """Number the resolutions layers put out, finest first: 28x28 -> 0, 14x14 -> 1, ..."""
+    resolutions = sorted({cost.positions for cost in costs.values()}, reverse=True)
+    return {name: resolutions.index(cost.positions) for name, cost in costs.items()}
+
+
+def _shared_parameter_owners(model: nn.Module) -> set[str]:
+    owners: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(parameter), []).append(name.rpartition(".")[0])
+    return {owner for names in owners.values() if len(names) > 1 for owner in names}
