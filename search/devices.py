@@ -1,0 +1,77 @@
+"""Who may measure a target, and what to tell a person when nobody can. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from domain.device import Device, DeviceState
+from domain.job import DeviceSelector, TargetSpec
+from domain.work import WorkState
+from search.view import View
+
+# A device that sleeps between heartbeats looks away for a moment: only work left lying this long means nobody comes.
+PATIENCE = timedelta(seconds=6)
+
+
+def can_run(device: Device, selector: DeviceSelector, runtime: str) -> bool:
+    """Return whether a device takes work, matches, and has the runtime in working order."""
+    return (
+        device.state is DeviceState.ACTIVE
+        and selector.matches(device.id, device.labels)
+        and any(info.name == runtime and info.available for info in device.inventory.runtimes)
+    )
+
+
+def why_no_device(target: TargetSpec, index: int, devices: Sequence[Device]) -> str | None:
+    """Return why no device can measure a target, with the next step; None if one can."""
+    if any(can_run(device, target.device, target.runtime) for device in devices):
+        return None
+    wanted = _describe(target.device)
+    known = [device for device in devices if device.state is not DeviceState.REMOVED]
+    matching = [device for device in known if target.device.matches(device.id, device.labels)]
+    if not matching:
+        return (
+            f"Target {index}: no device matches {wanted}. Join one with `pruneloop agent join`, "
+            f"or change the target's `device`; {len(known)} other devices are known."
+        )
+    names = ", ".join(device.name for device in matching[:5])
+    active = [device for device in matching if device.state is DeviceState.ACTIVE]
+    if not active:
+        states = ", ".join(sorted({str(device.state) for device in matching}))
+        return f"Target {index}: every device that matches {wanted} is {states} ({names}). Resume one to go on."
+    return (
+        f"Target {index}: no matching device ({names}) has a working runtime {target.runtime}. "
+        "Run `pruneloop agent doctor` there to see what to install."
+    )
+
+
+def why_stuck(view: View, devices: Sequence[Device], now: datetime) -> str | None:
+    """Return why measurements lie untouched while nothing else goes on; None if something does."""
+    if any(not build.state.is_terminal for build in view.snapshot.builds):
+        return None
+    waiting = [m for m in view.snapshot.measurements if not m.state.is_terminal]
+    if not waiting or any(m.state is WorkState.LEASED for m in waiting):
+        return None
+    oldest = min(waiting, key=lambda m: m.created_at)
+    if now - oldest.created_at < PATIENCE:
+        return None
+    target = view.spec.targets[oldest.target]
+    missing = why_no_device(target, oldest.target, devices)
+    if missing is not None:
+        return missing
+    able = [device for device in devices if can_run(device, target.device, target.runtime)]
+    if any(device.is_online for device in able):
+        return None
+    names = ", ".join(device.name for device in able[:5])
+    return (
+        f"Target {oldest.target}: no matching device is online ({names}). Start `pruneloop agent run` there to go on."
+    )
+
+
+def _describe(selector: DeviceSelector) -> str:
+    if selector.id is not None:
+        return f"id {selector.id}"
+    if selector.labels:
+        return "labels " + ", ".join(f"{key}={value}" for key, value in sorted(selector.labels.items()))
+    return "any label"

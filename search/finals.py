@@ -1,0 +1,259 @@
+"""The finals: the front's best few, recovered long, run on the test split and re-measured together. Pure.
+
+What was chosen is written to the job's report (``finals``), so that any search worker goes on from there.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+
+from pydantic import JsonValue
+
+from domain.build import Build, BuildResult, FinalRequest
+from domain.job import EndedBy, JobState, Stage
+from domain.measurement import Measured, MeasuredFile, Measurement, MeasurementPlan, MeasurementRequest
+from domain.outcome import Blame
+from domain.pareto import nondominated
+from domain.ports import NewBuild, NewMeasurement
+from domain.trial import Trial
+from search.accounting import FINAL_PLAN_S, time_report
+from search.actions import Action, End, Enter, Report, StartBuild, StartMeasurement
+from search.told import allowed_drop
+from search.view import View, content_key, failure_of, measured_file
+
+
+def search_front(view: View, target: int) -> list[Trial]:
+    """Return the non-dominated measured trials of a target, fastest first, without those the dense model beats."""
+    dense_error = 1.0 - view.dense_of(target).accuracy.search
+    front = nondominated(view.succeeded(target), latency=_latency, error=_error)
+    return [trial for trial in front if _latency(trial) < 1.0 or _error(trial) < dense_error]
+
+
+def pick(view: View, target: int, *, keep: int) -> list[Trial]:
+    """Return at most ``keep`` front trials, the most wanted first.
+
+    First the user's objective: the fastest within ``max_drop`` on the search split; the fastest slightly beyond it, for
+    long recovery often brings that much back; and the next more careful one, in case the test split is less kind. Then
+    whatever lies farthest from all chosen, in log latency, so that the rest spreads along the front.
+    """
+    front = search_front(view, target)
+    dense_error = 1.0 - view.dense_of(target).accuracy.search
+    max_drop = view.spec.objective.max_drop
+    chosen: list[Trial] = []
+
+    def take(trial: Trial | None) -> None:
+        if trial is not None and trial not in chosen and len(chosen) < keep:
+            chosen.append(trial)
+
+    within = [trial for trial in front if _error(trial) <= dense_error + max_drop + 1e-9]
+    near = [trial for trial in front if _error(trial) <= dense_error + allowed_drop(view.spec) + 1e-9]
+    take(within[0] if within else None)
+    take(near[0] if near else None)
+    take(within[1] if len(within) > 1 else None)
+    if not chosen and front:
+        take(min(front, key=_error))
+    while len(chosen) < min(keep, len(front)):
+        rest = [trial for trial in front if trial not in chosen]
+        take(max(rest, key=lambda trial: min(abs(_log_latency(trial) - _log_latency(other)) for other in chosen)))
+    return chosen
+
+
+def choose(view: View, *, ended_by: EndedBy, keep: int) -> list[Action]:
+    """Return the writes that end the search and name the finals of every target."""
+    chosen: dict[str, JsonValue] = {}
+    for target in range(len(view.spec.targets)):
+        chosen[str(target)] = [trial.number for trial in pick(view, target, keep=keep)]
+    return [Report({"finals": chosen, "search_ended_by": str(ended_by)}), Enter(Stage.FINALS)]
+
+
+def is_chosen(view: View) -> bool:
+    return isinstance(view.job.report.get("finals"), dict)
+
+
+def finalists(view: View, target: int) -> list[Trial]:
+    """Return the trials chosen for a target, the most wanted first."""
+    chosen = view.job.report.get("finals")
+    numbers = chosen.get(str(target), []) if isinstance(chosen, dict) else []
+    known = view.trials_by_number
+    return [known[number] for number in numbers if isinstance(number, int)] if isinstance(numbers, list) else []
+
+
+def decide(view: View, now: datetime) -> list[Action]:
+    """Return the next writes of the finals: builds, then one measuring session a target, then the end."""
+    if view.job.state is JobState.STOPPING:
+        text = "stopped on request" if all_final(view) else "stopped on request; the front is provisional"
+        return [Report(time_report(view, now)), End(JobState.STOPPED, EndedBy.USER, text)]
+    builds = _missing_builds(view)
+    if builds:
+        return [*_entering(view, Stage.FINALS), *builds]
+    if any(not build.state.is_terminal for build in _wanted_builds(view)):
+        return _entering(view, Stage.FINALS)
+    sessions = _missing_sessions(view)
+    if sessions:
+        return [*_entering(view, Stage.REMEASURING), *sessions]
+    if any(not measurement.state.is_terminal for measurement in _sessions(view)):
+        return _entering(view, Stage.REMEASURING)
+    return _end(view, now)
+
+
+def final_request(view: View, target: int, trial: Trial | None) -> FinalRequest:
+    """Return the final build of a trial, or of the dense model for None."""
+    spec = view.spec
+    built = view.built(trial) if trial is not None else None
+    return FinalRequest(
+        model=spec.model,
+        data=spec.data,
+        metric=spec.objective.metric,
+        batch=spec.targets[target].batch,
+        seed=spec.seed,
+        weights=view.dense_of(target).weights,
+        start=built.weights if built is not None else None,
+        candidate=trial.candidate if trial is not None else None,
+        epochs=spec.final.epochs if trial is not None else 0.0,
+    )
+
+
+def final_build(view: View, target: int, trial: Trial | None) -> Build | None:
+    return view.builds.get(content_key(final_request(view, target, trial)))
+
+
+def _wanted(view: View) -> list[tuple[int, Trial | None]]:
+    targets = range(len(view.spec.targets))
+    return [(target, trial) for target in targets for trial in (None, *finalists(view, target))]
+
+
+def _missing_builds(view: View) -> list[Action]:
+    actions: dict[str, Action] = {}
+    for target, trial in _wanted(view):
+        request = final_request(view, target, trial)
+        key = content_key(request)
+        if key not in view.builds:
+            actions[key] = StartBuild(NewBuild(key, request), may_adopt=trial is None)
+    return list(actions.values())
+
+
+def _wanted_builds(view: View) -> list[Build]:
+    found = (final_build(view, target, trial) for target, trial in _wanted(view))
+    return [build for build in found if build is not None]
+
+
+def _recovered(view: View, target: int) -> list[tuple[Trial, BuildResult]]:
+    """Return the finalists of a target that were built, in order."""
+    pairs = []
+    for trial in finalists(view, target):
+        build = final_build(view, target, trial)
+        if build is not None and isinstance(build.outcome, BuildResult):
+            pairs.append((trial, build.outcome))
+    return pairs
+
+
+def _missing_sessions(view: View) -> list[Action]:
+    actions: list[Action] = []
+    for target in range(len(view.spec.targets)):
+        recovered = _recovered(view, target)
+        if not recovered:
+            continue
+        together = view.measurements.get(f"final:{target}")
+        if together is None:
+            actions.append(_session(view, target, f"final:{target}", [result for _, result in recovered]))
+        elif _is_candidates_fault(together) and len(recovered) > 1:
+            # One bad file spoils the session for all, and it does not say which: each on its own, then.
+            for trial, result in recovered:
+                key = f"final:{target}:{trial.number}"
+                if key not in view.measurements:
+                    actions.append(_session(view, target, key, [result]))
+    return actions
+
+
+def _session(view: View, target: int, key: str, results: list[BuildResult]) -> StartMeasurement:
+    spec = view.spec.targets[target]
+    dense = view.dense_final(target) or view.dense_of(target)
+    files: list[MeasuredFile] = [measured_file(result) for result in results]
+    plan = MeasurementPlan(min_pairs=40, max_s=FINAL_PLAN_S * len(files), seed=view.spec.seed)
+    request = MeasurementRequest(
+        runtime=spec.runtime,
+        precision=spec.precision[0],
+        batch=spec.batch,
+        threads=spec.threads,
+        baseline=measured_file(dense),
+        candidates=tuple(files),
+        plan=plan,
+    )
+    return StartMeasurement(NewMeasurement(key=key, target=target, selector=spec.device, request=request))
+
+
+def _sessions(view: View, target: int | None = None) -> list[Measurement]:
+    prefixes = [f"final:{t}" for t in range(len(view.spec.targets)) if target is None or t == target]
+    return [m for m in view.snapshot.measurements if any(m.key == p or m.key.startswith(f"{p}:") for p in prefixes)]
+
+
+def accepted_sessions(view: View, target: int) -> list[tuple[Measurement, Measured]]:
+    """Return the final sessions of a target that gave numbers."""
+    return [(m, m.outcome) for m in _sessions(view, target) if isinstance(m.outcome, Measured)]
+
+
+def is_final(view: View, target: int) -> bool:
+    """Return whether a target's finals are over: measured, or nothing was left to measure."""
+    if not is_chosen(view) or view.dense_final(target) is None:
+        return False
+    if _missing_builds(view) or any(not build.state.is_terminal for build in _wanted_builds(view)):
+        return False
+    if not finalists(view, target):
+        return True
+    sessions = _sessions(view, target)
+    return bool(accepted_sessions(view, target)) and all(session.state.is_terminal for session in sessions)
+
+
+def all_final(view: View) -> bool:
+    return all(is_final(view, target) for target in range(len(view.spec.targets)))
+
+
+def _end(view: View, now: datetime) -> list[Action]:
+    problems = _problems(view)
+    report: dict[str, JsonValue] = {**time_report(view, now), "problems": list(problems)}
+    targets = range(len(view.spec.targets))
+    if not any(is_final(view, target) for target in targets):
+        text = "No final could be built and measured: " + ("; ".join(problems[:3]) or "see the job's builds")
+        return [Report(report), End(JobState.FAILED, EndedBy.SYSTEM, text)]
+    ended_by = EndedBy(str(view.job.report.get("search_ended_by", EndedBy.BUDGET)))
+    reason = None
+    if not any(finalists(view, target) for target in targets):
+        reason = "No candidate beat the dense model on any target; the trials say why each did not."
+    return [Report(report), Enter(Stage.DONE), End(JobState.SUCCEEDED, ended_by, reason)]
+
+
+def _problems(view: View) -> list[str]:
+    problems = []
+    for target, trial in _wanted(view):
+        build = final_build(view, target, trial)
+        failed = failure_of(build) if build is not None else None
+        if failed is not None:
+            who = "the dense model" if trial is None else f"trial {trial.number}"
+            problems.append(f"target {target}: final of {who}: {failed.stage}: {failed.reason}")
+    for session in _sessions(view):
+        failed = failure_of(session)
+        if failed is not None:
+            problems.append(f"{session.key}: {failed.stage}: {failed.reason}")
+    return problems
+
+
+def _is_candidates_fault(measurement: Measurement) -> bool:
+    failed = failure_of(measurement)
+    return failed is not None and failed.blame is Blame.CANDIDATE
+
+
+def _entering(view: View, stage: Stage) -> list[Action]:
+    return [] if view.job.stage is stage and view.job.reason is None else [Enter(stage)]
+
+
+def _latency(trial: Trial) -> float:
+    return trial.values.latency_ratio if trial.values is not None else math.inf
+
+
+def _error(trial: Trial) -> float:
+    return trial.values.error if trial.values is not None else math.inf
+
+
+def _log_latency(trial: Trial) -> float:
+    return math.log(max(_latency(trial), 1e-9))

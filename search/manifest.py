@@ -1,0 +1,80 @@
+"""The manifest that travels with a final artifact: what it is, what it promises, and how to check the promise. Pure."""
+
+from __future__ import annotations
+
+import json
+
+from domain.build import BuildResult, FinalRequest
+from domain.front import Point
+from domain.ports import JobSnapshot
+
+
+def build_manifest(snapshot: JobSnapshot, point: Point, dense: Point) -> bytes:
+    """Return the manifest of a point's measured file as JSON, UTF-8, keys sorted: equal points give equal bytes.
+
+    Args:
+        snapshot: The job the point is of.
+        point: A final point; for the dense model, ``dense`` itself.
+        dense: The dense model in the same runtime and precision.
+    """
+    job = snapshot.job
+    digest = point.artifacts[0].digest
+    target = job.spec.targets[point.target]
+    build = next(
+        (
+            b
+            for b in snapshot.builds
+            if isinstance(b.request, FinalRequest)
+            and isinstance(b.outcome, BuildResult)
+            and any(built.artifact.digest == digest for built in b.outcome.artifacts)
+        ),
+        None,
+    )
+    result = build.outcome if build is not None and isinstance(build.outcome, BuildResult) else None
+    request = build.request if build is not None else None
+    dense_digest = dense.artifacts[0].digest
+    body = {
+        "schema": "pruneloop.manifest/1",
+        "artifact": point.artifacts[0].model_dump(mode="json"),
+        "other_formats": [artifact.model_dump(mode="json") for artifact in point.artifacts[1:]],
+        "job": {"id": job.id, "name": job.name, "seed": job.spec.seed},
+        "trial": point.trial,
+        "target": {"index": point.target, **target.model_dump(mode="json")},
+        "model": job.spec.model.model_dump(mode="json"),
+        "data": job.spec.data.model_dump(mode="json"),
+        "build": request.model_dump(mode="json", exclude={"model", "data"}) if request is not None else None,
+        "versions": dict(result.versions) if result is not None else {},
+        "precision": point.precision,
+        "sparsity": point.candidate,
+        "widths": point.widths,
+        "macs": point.macs,
+        "params": point.params,
+        "accuracy": {
+            "metric": job.spec.objective.metric,
+            "test": point.accuracy,
+            "test_samples": point.test_samples,
+            "search": point.accuracy_search,
+            "dense_test": dense.accuracy,
+        },
+        "latency": {
+            "latency_ms": point.latency_ms,
+            "latency_ci_ms": point.latency_ci_ms,
+            "speedup": point.speedup,
+            "speedup_ci": point.speedup_ci,
+            "baseline_latency_ms": dense.latency_ms,
+            "baseline_digest": dense_digest,
+            "is_noisy": point.is_noisy,
+            "measured_at": point.measured_at.isoformat(),
+        },
+        "conditions": point.conditions,
+        "reproduce": (
+            f"pruneloop bench {file_name(digest)} --against {file_name(dense_digest)} "
+            f"--runtime {target.runtime} --threads {target.threads}"
+        ),
+    }
+    return json.dumps(body, sort_keys=True, indent=2).encode()
+
+
+def file_name(digest: str) -> str:
+    """Return the name ``pruneloop download`` gives a file: short, and certain to be this one."""
+    return f"{digest.removeprefix('sha256:')[:12]}.onnx"

@@ -1,0 +1,107 @@
+"""Starting candidates: what any engineer would try first, so that the sampler begins from sense and not from noise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from domain.candidate import Candidate, GroupInfo
+from search.space import MAX_SPARSITY, SearchSpace, macs_fraction, probes, step_for
+
+UNIFORM = (0.5, 0.25, 0.75, 0.625, 0.375)
+MACS_BUDGETS = (0.3, 0.5, 0.15, 0.07, 0.7)
+
+
+@dataclass(frozen=True)
+class Seed:
+    """A starting point: the parameters told to the sampler and the candidate really built.
+
+    The name ends in ``~`` where the space cannot express the candidate and the parameters are the nearest it has.
+    """
+
+    name: str
+    params: dict[str, float]
+    candidate: Candidate
+
+
+def starting_seeds(space: SearchSpace, *, limit: int) -> tuple[Seed, ...]:
+    """Return at most ``limit`` seeds of distinct architectures, none dense, the most telling first.
+
+    Uniform sparsities and points of the greedy chain alternate, so that a short budget tries both kinds.
+    """
+    chain = tuple(greedy_chain(space.groups))
+    seeds: list[Seed] = []
+    for uniform, budget in zip(UNIFORM, MACS_BUDGETS, strict=True):
+        params = space.uniform(uniform)
+        seeds.append(Seed(f"uniform-{uniform:g}", params, space.decode(params)))
+        widths = next((widths for widths in chain if macs_fraction(space.groups, widths) <= budget), None)
+        if widths is not None:
+            seeds.append(explicit_seed(space, f"greedy-macs-{budget:g}", widths))
+    seen: set[str] = set()
+    kept: list[Seed] = []
+    for seed in seeds:
+        if seed.candidate.architecture not in seen and not seed.candidate.is_dense(list(space.groups)):
+            seen.add(seed.candidate.architecture)
+            kept.append(seed)
+    return tuple(kept[:limit])
+
+
+def explicit_seed(space: SearchSpace, name: str, widths: Mapping[str, int]) -> Seed:
+    """Return a seed of given widths, with the parameters projected onto the space."""
+    params = space.project(widths)
+    decoded = space.decode(params)
+    if decoded.widths == dict(widths):
+        return Seed(name, params, decoded)
+    return Seed(f"{name}~", params, space.with_widths(widths))
+
+
+def greedy_chain(groups: Sequence[GroupInfo]) -> Iterator[dict[str, int]]:
+    """Yield ever narrower widths, each one step of one group below the last: least accuracy lost per MAC saved.
+
+    Accuracy lost is read off each group's sensitivity probes and taken to add up, which is wrong in size and good
+    enough in order. Groups without probes lose in proportion to the square of their sparsity.
+
+    Source: the greedy width search of NetAdapt, arXiv:1804.03230, on probed instead of retrained losses.
+    """
+    widths = {group.name: group.channels for group in groups}
+    while True:
+        work = macs_fraction(groups, widths)
+        best: tuple[float, dict[str, int]] | None = None
+        for group in groups:
+            narrower = _one_step_down(group, widths[group.name])
+            if narrower is None:
+                continue
+            trial = {**widths, group.name: narrower}
+            saved = work - macs_fraction(groups, trial)
+            if saved <= 0:
+                continue
+            lost = loss_at(group, 1 - narrower / group.channels) - loss_at(
+                group, 1 - widths[group.name] / group.channels
+            )
+            price = max(lost, 1e-6) / saved
+            if best is None or price < best[0]:
+                best = (price, trial)
+        if best is None:
+            return
+        widths = best[1]
+        yield dict(widths)
+
+
+def _one_step_down(group: GroupInfo, width: int) -> int | None:
+    step = step_for(group.channels)
+    narrower = (width - 1) // step * step
+    return narrower if narrower >= step and narrower >= group.channels * (1 - MAX_SPARSITY) else None
+
+
+def loss_at(group: GroupInfo, sparsity: float) -> float:
+    """Return the accuracy a group loses alone at a sparsity, linear between its probes and on beyond the last."""
+    measured = probes(group)
+    if not measured:
+        return 0.1 * sparsity * sparsity
+    points = [(0.0, 0.0), *measured]
+    for (left, lost_left), (right, lost_right) in pairwise(points):
+        if sparsity <= right or right == points[-1][0]:
+            slope = max(0.0, lost_right - lost_left) / (right - left) if right > left else 0.0
+            return lost_left + slope * (sparsity - left)
+    return points[-1][1]

@@ -1,0 +1,209 @@
+"""Use cases of a job, for the API and the command line: create, steer, read. Loads neither the loop nor Optuna."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from domain.artifact import Digest
+from domain.build import BuildKind
+from domain.errors import FieldProblem, Invalid, NotFound
+from domain.front import Front
+from domain.job import Job, JobSpec, JobState, JobVerb, Stage
+from domain.ports import ArtifactStore, JobStore, Launcher
+from domain.trial import TrialState
+from search.accounting import elapsed_s
+from search.front import build_front
+from search.view import View
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What this installation can do; a spec that asks for more is refused with the field and what would do.
+
+    ``models`` and ``datasets`` name the built-in ones; empty: not known here, so not checked.
+    """
+
+    levels: tuple[str, ...] = ("channel",)
+    precisions: tuple[str, ...] = ("fp32",)
+    runtimes: tuple[str, ...] = ("onnxruntime",)
+    exports: tuple[str, ...] = ("onnx",)
+    metrics: tuple[str, ...] = ("accuracy",)
+    models: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+
+
+class JobArtifact(BaseModel):
+    """A file on a job's front and the point it belongs to; ``trial`` is null for the dense model."""
+
+    model_config = ConfigDict(frozen=True)
+
+    trial: int | None
+    target: int
+    stage: str
+    format: str
+    digest: Digest
+    size_bytes: int
+    manifest: Digest | None = None
+
+
+class JobProgress(BaseModel):
+    """Where a job is, for a progress bar."""
+
+    model_config = ConfigDict(frozen=True)
+
+    state: JobState
+    stage: Stage
+    reason: str | None
+    trials_asked: int = Field(description="Trials so far, duplicates too.")
+    trials_counted: int = Field(description="Trials that count against the budget: those that were built.")
+    trials_budget: int
+    trials_by_state: dict[str, int]
+    finals_done: int
+    finals_wanted: int
+    elapsed_s: float = Field(description="Used of the wall budget: less pauses and waits for a device.")
+    wall_budget_s: float
+    best_speedup: tuple[float | None, ...] = Field(
+        description="Per target, the largest measured speed-up within the allowed accuracy drop; null: none yet."
+    )
+
+
+class JobService:
+    """Jobs as a user handles them.
+
+    Args:
+        store: The tables.
+        artifacts: Files that a spec may name.
+        launcher: Woken after a commit.
+        capabilities: What may be asked for.
+    """
+
+    def __init__(
+        self, store: JobStore, artifacts: ArtifactStore, launcher: Launcher, capabilities: Capabilities
+    ) -> None:
+        self._store = store
+        self._artifacts = artifacts
+        self._launcher = launcher
+        self._capabilities = capabilities
+
+    def create_job(self, spec: JobSpec, *, idempotency_key: str | None = None, principal: str = "") -> tuple[Job, bool]:
+        """Check and insert a job, then wake a search worker; returns (job, is_new).
+
+        Raises:
+            Invalid: ``level_not_available``, ``precision_not_available``, ``runtime_not_available``,
+                ``export_not_available``, ``metric_not_available``, ``unknown_model``, ``unknown_dataset``,
+                ``unknown_artifact``, or ``idempotency_mismatch``. Every failing field is named; the code is the first's.
+        """
+        problems = self._problems(spec)
+        if problems:
+            raise Invalid(
+                " ".join(problem.message for _, problem in problems),
+                code=problems[0][0],
+                fields=[problem for _, problem in problems],
+            )
+        job, is_new = self._store.create_job(spec, idempotency_key=idempotency_key, principal=principal)
+        if is_new:
+            self._launcher.wake_search()
+        return job, is_new
+
+    def apply_verb(self, job_id: str, verb: JobVerb) -> Job:
+        """Pause, resume, stop or cancel a job, and wake whoever has to act on it. Raises WrongState, NotFound."""
+        job = self._store.apply_verb(job_id, verb)
+        if verb in {JobVerb.RESUME, JobVerb.STOP}:
+            self._launcher.wake_search()
+        return job
+
+    def front(self, job_id: str, target: int) -> Front:
+        """Return a target's front. Raises NotFound ``unknown_target`` with how many there are."""
+        snapshot = self._store.snapshot(job_id)
+        count = len(snapshot.job.spec.targets)
+        if not 0 <= target < count:
+            raise NotFound(
+                f"The job has no target {target}; it has {count}, numbered from 0.",
+                code="unknown_target",
+                metadata={"target": target, "targets": count},
+            )
+        return build_front(snapshot, target)
+
+    def job_artifacts(self, job_id: str) -> tuple[JobArtifact, ...]:
+        """Return every file on the job's fronts, each target's dense model first, then fastest first."""
+        snapshot = self._store.snapshot(job_id)
+        found = []
+        for target in range(len(snapshot.job.spec.targets)):
+            front = build_front(snapshot, target)
+            for point in (*front.dense, *front.items):
+                for artifact in point.artifacts:
+                    found.append(
+                        JobArtifact(
+                            trial=point.trial,
+                            target=target,
+                            stage=point.stage,
+                            format=artifact.format,
+                            digest=artifact.digest,
+                            size_bytes=artifact.size_bytes,
+                            manifest=point.manifest,
+                        )
+                    )
+        return tuple(found)
+
+    def progress(self, job_id: str) -> JobProgress:
+        """Return where a job is."""
+        snapshot = self._store.snapshot(job_id)
+        view = View(snapshot)
+        job = snapshot.job
+        finals = [build for build in snapshot.builds if build.request.kind is BuildKind.FINAL]
+        states = [str(trial.state) for trial in snapshot.trials]
+        end = job.finished_at or self._store.now()
+        return JobProgress(
+            state=job.state,
+            stage=job.stage,
+            reason=job.reason,
+            trials_asked=len(snapshot.trials),
+            trials_counted=sum(trial.build_id is not None for trial in snapshot.trials),
+            trials_budget=job.spec.budget.trials,
+            trials_by_state={str(state): states.count(state) for state in TrialState if state in states},
+            finals_done=sum(build.state.is_terminal for build in finals),
+            finals_wanted=len(finals),
+            elapsed_s=elapsed_s(view, end),
+            wall_budget_s=job.spec.budget.wall_s,
+            best_speedup=tuple(_best(build_front(snapshot, t)) for t in range(len(job.spec.targets))),
+        )
+
+    def _problems(self, spec: JobSpec) -> list[tuple[str, FieldProblem]]:
+        can = self._capabilities
+        problems: list[tuple[str, FieldProblem]] = []
+
+        def check(value: str, known: tuple[str, ...], field: str, what: str, code: str) -> None:
+            if value not in known:
+                text = f"{what} {value!r} is not available here; use one of: {', '.join(sorted(known)) or 'none'}."
+                problems.append((code, FieldProblem(field, text)))
+
+        for index, level in enumerate(spec.levels):
+            check(level, can.levels, f"levels.{index}", "The level", "level_not_available")
+        for index, target in enumerate(spec.targets):
+            check(target.runtime, can.runtimes, f"targets.{index}.runtime", "The runtime", "runtime_not_available")
+            for place, precision in enumerate(target.precision):
+                field = f"targets.{index}.precision.{place}"
+                check(precision, can.precisions, field, "The precision", "precision_not_available")
+        for index, export in enumerate(spec.exports):
+            check(export, can.exports, f"exports.{index}", "The export format", "export_not_available")
+        check(spec.objective.metric, can.metrics, "objective.metric", "The metric", "metric_not_available")
+        if spec.model.source == "builtin" and can.models:
+            check(spec.model.name or "", can.models, "model.name", "The built-in model", "unknown_model")
+        if spec.data.source == "builtin" and can.datasets:
+            check(spec.data.name or "", can.datasets, "data.name", "The built-in dataset", "unknown_dataset")
+        named = (
+            ("model.weights", spec.model.weights),
+            ("model.artifact", spec.model.artifact),
+            ("data.artifact", spec.data.artifact),
+        )
+        for field, digest in named:
+            if digest is not None and not self._artifacts.exists(digest):
+                text = f"No artifact {digest} is stored here; upload it with POST /v1/artifacts first."
+                problems.append(("unknown_artifact", FieldProblem(field, text)))
+        return problems
+
+
+def _best(front: Front) -> float | None:
+    return max((point.speedup for point in front.items if point.within_max_drop), default=None)

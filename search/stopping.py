@@ -1,0 +1,56 @@
+"""When the search has had enough: budget, wall clock, or a front that has stopped growing. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from domain.pareto import hypervolume
+from domain.trial import TrialState
+from search.told import allowed_drop
+from search.view import View, trailing_duplicates
+
+MIN_PLATEAU = 20
+MIN_GAIN = 0.005
+# So many asks in a row that decode to a known architecture, the last of them drawn at random: there is nothing new left.
+EXHAUSTED_AFTER = 25
+
+
+def plateau_length(parameters: int) -> int:
+    """Return over how many trials the front must not have grown: a sampler needs about two a parameter to move."""
+    return max(MIN_PLATEAU, 2 * parameters)
+
+
+def growth(view: View, target: int) -> list[float]:
+    """Return the hypervolume after each counted trial, in the order they finished.
+
+    The area is that of (latency ratio, error) up to the dense model's latency and the error a candidate may reach: what
+    lies beyond is no use to anybody and counts nothing.
+    """
+    reference = (1.0, 1.0 - view.dense_of(target).accuracy.search + allowed_drop(view.spec))
+    finished = [
+        trial
+        for trial in view.trials_of(target)
+        if trial.state.is_terminal and trial.build_id is not None and trial.state is not TrialState.CANCELLED
+    ]
+    finished.sort(key=lambda trial: (trial.finished_at or trial.created_at, trial.number))
+    points: list[tuple[float, float]] = []
+    areas = []
+    for trial in finished:
+        if trial.state is TrialState.SUCCEEDED and trial.values is not None:
+            points.append((trial.values.latency_ratio, trial.values.error))
+        areas.append(hypervolume(points, reference=reference))
+    return areas
+
+
+def has_plateaued(areas: Sequence[float], *, over: int, min_gain: float = MIN_GAIN) -> bool:
+    """Return whether the last ``over`` values gained less than a share ``min_gain``. A front with no area never has."""
+    if len(areas) <= over or areas[-1] <= 0:
+        return False
+    return areas[-1] - areas[-1 - over] < min_gain * areas[-1]
+
+
+def is_searched_out(view: View, target: int, *, parameters: int) -> bool:
+    """Return whether more trials of a target would likely bring nothing: a plateau, or no new architecture to find."""
+    if trailing_duplicates(view.trials_of(target)) >= EXHAUSTED_AFTER:
+        return True
+    return has_plateaued(growth(view, target), over=plateau_length(parameters))

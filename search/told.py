@@ -1,0 +1,93 @@
+"""What a study is told of a trial: values and named constraints, from the tables alone. Pure; no Optuna.
+
+Constraints are relative, so that one does not drown another where a sampler adds violations up; <= 0 holds.
+
+    valid      -1 gave a point; 1 the candidate could not be built or run; 0.05 stopped early as dominated
+    accuracy   accuracy lost / what a search candidate may lose, less 1
+    latency    latency / the user's limit, less 1            only where the user gave one
+    speedup    the user's wish / speed-up, less 1            only where the user gave one
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from domain.job import JobSpec, TargetSpec
+from domain.measurement import CandidateTiming
+from domain.trial import Trial, TrialState, TrialValues
+from search.view import View
+
+VALID = -1.0
+INVALID = 1.0
+DOMINATED = 0.05
+
+Kind = Literal["complete", "pruned", "fail"]
+
+
+@dataclass(frozen=True)
+class Told:
+    """``complete`` has values (error, latency ratio); ``pruned`` teaches by its constraints; ``fail`` teaches nothing."""
+
+    kind: Kind
+    values: tuple[float, float] | None
+    constraints: dict[str, float]
+
+
+def allowed_drop(spec: JobSpec) -> float:
+    """Return the accuracy a candidate may lose after its *short* recovery and still be worth a sampler's while.
+
+    More than the user's ``max_drop``: the long recovery of the finals brings back part, and a front needs points beyond
+    the limit to show where it lies. Three times the limit and no less than 3 points are starting values.
+    """
+    return max(0.03, 3.0 * spec.objective.max_drop)
+
+
+def accuracy_constraint(accuracy: float, dense_accuracy: float, spec: JobSpec) -> float:
+    return (dense_accuracy - accuracy) / allowed_drop(spec) - 1.0
+
+
+def values_of(
+    timing: CandidateTiming, accuracy: float, dense_accuracy: float, spec: JobSpec, target: TargetSpec
+) -> TrialValues:
+    """Return what a measured trial is worth: error on the search split, latency ratio to dense, every constraint."""
+    constraints = {"valid": VALID, "accuracy": accuracy_constraint(accuracy, dense_accuracy, spec)}
+    if target.latency_ms is not None:
+        constraints["latency"] = timing.latency_ms / target.latency_ms - 1.0
+    if target.speedup is not None:
+        constraints["speedup"] = target.speedup / timing.speedup - 1.0
+    return TrialValues(error=1.0 - accuracy, latency_ratio=1.0 / timing.speedup, constraints=constraints)
+
+
+def told_of(trial: Trial, view: View) -> Told | None:
+    """Return what the study learns of a trial; None while it runs.
+
+    Raises:
+        LookupError: If the snapshot lacks the trial's prepare build.
+    """
+    if not trial.state.is_terminal:
+        return None
+    source = view.original(trial)
+    if source.values is not None and source.state in {TrialState.SUCCEEDED, TrialState.DUPLICATE}:
+        values = source.values
+        return Told("complete", (values.error, values.latency_ratio), dict(values.constraints))
+    if source.state is TrialState.INFEASIBLE:
+        return Told("pruned", None, {"valid": INVALID})
+    if source.state is TrialState.REJECTED:
+        constraints = {"valid": DOMINATED}
+        built = view.built(source)
+        if built is not None:
+            dense = view.dense_of(source.target).accuracy.search
+            constraints["accuracy"] = accuracy_constraint(built.accuracy.search, dense, view.spec)
+        return Told("pruned", None, constraints)
+    return Told("fail", None, {})
+
+
+def constraint_names(target: TargetSpec) -> tuple[str, ...]:
+    """Return the fixed key set of a target's study, in its fixed order."""
+    names = ["valid", "accuracy"]
+    if target.latency_ms is not None:
+        names.append("latency")
+    if target.speedup is not None:
+        names.append("speedup")
+    return tuple(names)

@@ -1,0 +1,157 @@
+"""Reading a snapshot: which build, measurement or trial is the one a decision is about. Pure; no Optuna, no clock."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from pydantic import BaseModel
+
+from domain.build import Build, BuildResult, BuiltArtifact, CandidateRequest, FinalRequest, PrepareRequest
+from domain.job import Job, JobSpec
+from domain.measurement import CandidateTiming, Measured, MeasuredFile, Measurement
+from domain.outcome import Failed
+from domain.ports import JobSnapshot
+from domain.trial import Trial, TrialState
+
+MEASURED_FORMAT = "onnx"  # what every runtime in use today executes
+
+
+@dataclass(frozen=True)
+class View:
+    """A snapshot with its rows at hand by id and key."""
+
+    snapshot: JobSnapshot
+    job: Job = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "job", self.snapshot.job)
+
+    @property
+    def spec(self) -> JobSpec:
+        return self.job.spec
+
+    @cached_property
+    def builds(self) -> dict[str, Build]:
+        return {build.key: build for build in self.snapshot.builds}
+
+    @cached_property
+    def builds_by_id(self) -> dict[str, Build]:
+        return {build.id: build for build in self.snapshot.builds}
+
+    @cached_property
+    def measurements(self) -> dict[str, Measurement]:
+        return {measurement.key: measurement for measurement in self.snapshot.measurements}
+
+    @cached_property
+    def measurements_by_id(self) -> dict[str, Measurement]:
+        return {measurement.id: measurement for measurement in self.snapshot.measurements}
+
+    @cached_property
+    def trials_by_number(self) -> dict[int, Trial]:
+        return {trial.number: trial for trial in self.snapshot.trials}
+
+    def trials_of(self, target: int) -> list[Trial]:
+        """Return a target's trials in the order they were asked."""
+        return sorted((t for t in self.snapshot.trials if t.target == target), key=lambda trial: trial.study_number)
+
+    def prepare_build(self, target: int) -> Build | None:
+        """Return the prepare build of a target's batch, if it was added."""
+        batch = self.spec.targets[target].batch
+        for build in self.snapshot.builds:
+            if isinstance(build.request, PrepareRequest) and build.request.batch == batch:
+                return build
+        return None
+
+    def prepared(self, target: int) -> BuildResult | None:
+        """Return the dense model as built for a target, once it is."""
+        build = self.prepare_build(target)
+        return build.outcome if build is not None and isinstance(build.outcome, BuildResult) else None
+
+    def dense_of(self, target: int) -> BuildResult:
+        """Return the dense model as built for a target; only for stages that come after preparing."""
+        dense = self.prepared(target)
+        if dense is None:
+            raise LookupError(f"target {target} is not prepared")
+        return dense
+
+    def built(self, trial: Trial) -> BuildResult | None:
+        build = self.builds_by_id.get(trial.build_id or "")
+        return build.outcome if build is not None and isinstance(build.outcome, BuildResult) else None
+
+    def measured(self, trial: Trial) -> tuple[Measurement, Measured, CandidateTiming] | None:
+        """Return the trial's own measurement, if it gave a number."""
+        measurement = self.measurements_by_id.get(trial.measurement_id or "")
+        if measurement is None or not isinstance(measurement.outcome, Measured):
+            return None
+        return measurement, measurement.outcome, measurement.outcome.candidates[0]
+
+    def original(self, trial: Trial) -> Trial:
+        """Return the trial a duplicate stands for, or the trial itself."""
+        while trial.duplicate_of is not None:
+            trial = self.trials_by_number[trial.duplicate_of]
+        return trial
+
+    def final_builds(self, target: int) -> list[Build]:
+        """Return the long-recovered builds of pruned candidates, of the target's batch."""
+        batch = self.spec.targets[target].batch
+        return [
+            build
+            for build in self.snapshot.builds
+            if isinstance(build.request, FinalRequest)
+            and build.request.candidate is not None
+            and build.request.batch == batch
+        ]
+
+    def dense_final(self, target: int) -> BuildResult | None:
+        """Return the dense model run on the test split, once it was."""
+        batch = self.spec.targets[target].batch
+        for build in self.snapshot.builds:
+            request = build.request
+            if isinstance(request, FinalRequest) and request.candidate is None and request.batch == batch:
+                return build.outcome if isinstance(build.outcome, BuildResult) else None
+        return None
+
+    def succeeded(self, target: int) -> list[Trial]:
+        return [trial for trial in self.trials_of(target) if trial.state is TrialState.SUCCEEDED]
+
+
+def failure_of(work: Build | Measurement) -> Failed | None:
+    return work.outcome if isinstance(work.outcome, Failed) else None
+
+
+def deployable(result: BuildResult) -> BuiltArtifact:
+    """Return the file of a build that is measured and deployed."""
+    return next((a for a in result.artifacts if a.format == MEASURED_FORMAT), result.artifacts[0])
+
+
+def measured_file(result: BuildResult) -> MeasuredFile:
+    built = deployable(result)
+    return MeasuredFile(artifact=built.artifact, check=built.check)
+
+
+def content_key(request: BaseModel) -> str:
+    """Return ``<kind>:<hash>`` of all that a request says: equal requests are one build, whichever job asks."""
+    body = request.model_dump(mode="json")
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return f"{body['kind']}:{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+
+
+def candidate_key(request: CandidateRequest) -> str:
+    """Like ``content_key``, less the sparsity asked: it says how widths came about, not what is built."""
+    body = request.model_dump(mode="json", exclude={"candidate"})
+    text = json.dumps([body, request.candidate.key], sort_keys=True, separators=(",", ":"))
+    return f"candidate:{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+
+
+def trailing_duplicates(trials: Sequence[Trial]) -> int:
+    """Return how many of the last asks needed no build, because the architecture was known."""
+    count = 0
+    for trial in reversed(trials):
+        if trial.build_id is not None:
+            break
+        count += 1
+    return count
