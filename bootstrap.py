@@ -23,6 +23,7 @@ from workers.dispatch import CeleryLauncher
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from search.service import Capabilities
     from workers.build import BuildWork
     from workers.search import SearchWork
 
@@ -69,7 +70,7 @@ def make_search_work(settings: SearchSettings) -> SearchWork:
     server = connect(settings)
     return SearchWork(
         store=server.store,
-        loop=SearchLoop(server.store, server.launcher),
+        loop=SearchLoop(server.store, server.launcher, server.artifacts),
         owner=process_name("search"),
         is_draining=is_draining,
         slice_s=settings.slice_s,
@@ -110,7 +111,23 @@ def make_api(settings: ApiSettings) -> FastAPI:
             service=service,
             max_upload_bytes=settings.max_upload_bytes,
             public_url=settings.public_url or f"http://{settings.host}:{settings.port}",
+            broker_is_reachable=server.launcher.is_reachable,
         )
+    )
+
+
+def capabilities() -> Capabilities:
+    """Return what jobs may ask for here. Names of models and data are checked where the builder's code is installed."""
+    from search.service import Capabilities
+
+    try:
+        from pruning.names import BUILTIN_DATASETS, BUILTIN_MODELS, known_names
+    except ImportError:  # the server's image holds no builder: a build then names what it does not know
+        return Capabilities()
+    return Capabilities(
+        metrics=("accuracy", "agreement"),
+        models=known_names("pruneloop.models", BUILTIN_MODELS),
+        datasets=known_names("pruneloop.datasets", BUILTIN_DATASETS),
     )
 
 
