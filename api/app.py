@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 from api import errors
-from api.body import BODY_MODELS, MAX_JSON_BYTES
+from api.body import BODY_MODELS
 from api.deps import ApiDependencies
 from api.events import EventStreams
 from api.routes import artifacts, devices, health, jobs, join_tokens, measurements, plugins
@@ -27,13 +27,18 @@ def create_app(deps: ApiDependencies) -> FastAPI:
     Args:
         deps: Stores, launcher, service and limits.
     """
-    app = build_routes(max_upload_bytes=deps.max_upload_bytes)
-    app.state.deps = deps
-    app.state.event_streams = EventStreams(deps.store)
+    app = build_routes()
+    stand_on(app, deps)
     return app
 
 
-def build_routes(*, max_upload_bytes: int) -> FastAPI:
+def stand_on(app: FastAPI, deps: ApiDependencies) -> None:
+    """Give an application made by ``build_routes`` what it stands on."""
+    app.state.deps = deps
+    app.state.event_streams = EventStreams(deps.store)
+
+
+def build_routes() -> FastAPI:
     """Return the application without what it stands on: enough for its OpenAPI text."""
     app = _App(
         title=TITLE,
@@ -43,14 +48,13 @@ def build_routes(*, max_upload_bytes: int) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         separate_input_output_schemas=False,
-        max_body_size=MAX_JSON_BYTES,
         responses={"default": {"model": errors.Problem, "description": "RFC 9457 problem"}},
     )
     errors.install(app)
     for router in (
         health.router,
         jobs.router,
-        artifacts.upload_router(max_upload_bytes),
+        artifacts.router,
         join_tokens.router,
         devices.router,
         measurements.router,

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, TypeVar, cast
+from dataclasses import dataclass, field
+from typing import Annotated, TypeVar, cast
 
 from fastapi import Depends, Query, Request
 
+from api.plugin_probe import InstalledPlugins
 from api.schemas.lists import Listing
+from api.schemas.plugins import PluginView
 from domain.errors import FieldProblem, Invalid
 from domain.ports import ArtifactStore, JobStore, Launcher
-
-if TYPE_CHECKING:
-    from search.service import JobService
+from search.service import JobService
 
 T = TypeVar("T")
 
@@ -32,6 +32,7 @@ class ApiDependencies:
         service: Use cases of a job.
         max_upload_bytes: The largest file an upload may be.
         public_url: URL that devices and browsers reach this server by, without a slash at its end.
+        plugins: What plug-ins are installed and which do not import.
         broker_is_reachable: Asked by ``/readyz`` and before a device is admitted; None: not checked.
     """
 
@@ -42,6 +43,7 @@ class ApiDependencies:
     max_upload_bytes: int
     public_url: str
     broker_is_reachable: Callable[[], bool] | None = None
+    plugins: Callable[[], Sequence[PluginView]] = field(default_factory=InstalledPlugins)
 
 
 @dataclass(frozen=True)

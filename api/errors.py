@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import BaseModel, Field, JsonValue
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from domain.errors import (
     Conflict,
@@ -97,14 +98,21 @@ def install(app: FastAPI) -> None:
 def field_problems(errors: Sequence[Mapping[str, object]], *, skip: int = 0) -> list[FieldProblem]:
     """Turn pydantic's errors into dotted paths and sentences; the input itself is never echoed."""
     found = []
-    for error in errors:
-        location = error.get("loc", ())
-        parts = [str(part) for part in location][skip:] if isinstance(location, tuple | list) else []
+    locations = [_parts(error)[skip:] for error in errors]
+    for parts, error in zip(locations, errors, strict=True):
+        is_echo = any(len(other) > len(parts) and other[: len(parts)] == parts for other in locations)
+        if error.get("type") == "too_short" and is_echo:
+            continue  # the list is short only because its items failed, and those are named
         message = str(error.get("msg", "invalid")).removeprefix("Value error, ")
         if error.get("type") == "extra_forbidden":
             message = "is not a known field; check its spelling or take it out"
         found.append(FieldProblem(field=".".join(parts) or "body", message=message))
     return found
+
+
+def _parts(error: Mapping[str, object]) -> list[str]:
+    location = error.get("loc", ())
+    return [str(part) for part in location] if isinstance(location, tuple | list) else []
 
 
 def problem_response(
@@ -192,13 +200,23 @@ def sentence_of(problems: Sequence[FieldProblem]) -> str:
 def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = error.status_code
+    headers = dict(error.headers or {})
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(_methods_of(request)) or headers.get("allow", "")
     return problem_response(
         request,
         status=status,
         code=CODE_OF_STATUS.get(status, HTTPStatus(status).name.lower()),
         detail=NEXT_STEP_OF_STATUS.get(status, str(error.detail)),
-        headers=error.headers,
+        headers=headers,
     )
+
+
+def _methods_of(request: Request) -> list[str]:
+    """Return every method of the request's path; the router's own header names those of one route only."""
+    paths: Mapping[str, Mapping[str, object]] = request.app.openapi()["paths"]
+    fitting = [operations for path, operations in paths.items() if compile_path(path)[0].match(request.url.path)]
+    return sorted({method.upper() for operations in fitting for method in operations})
 
 
 def _on_crash(request: Request, error: Exception) -> Response:

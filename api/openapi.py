@@ -11,7 +11,7 @@ from api.app import build_routes
 
 def openapi_text() -> str:
     """Return the OpenAPI document, stable from run to run."""
-    schema = build_routes(max_upload_bytes=0).openapi()
+    schema = build_routes().openapi()
     return json.dumps(schema, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 

@@ -4,26 +4,36 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from datetime import datetime
 
 from api.schemas.jobs import JobProgress, JobView, RunningBuild, RunningMeasurement
+from domain.build import BuildKind
 from domain.ports import JobSnapshot
-from domain.trial import TrialState
 from domain.work import WorkState
+from search.accounting import elapsed_s
+from search.front import build_front
+from search.view import View
 
 UNKNOWN_DEVICE = "a device that is gone"
 
 
-def view_of(snapshot: JobSnapshot, *, device_name: Callable[[str], str]) -> JobView:
+def view_of(snapshot: JobSnapshot, *, now: datetime, device_name: Callable[[str], str]) -> JobView:
     """Return a job with its progress.
 
     Args:
         snapshot: All rows of the job.
+        now: The store's time.
         device_name: Name of a device by id.
     """
     best = best_speedups(snapshot)
+    finals = [build for build in snapshot.builds if build.request.kind is BuildKind.FINAL]
     progress = JobProgress(
+        elapsed_s=round(elapsed_s(View(snapshot), snapshot.job.finished_at or now), 3),
+        wall_budget_s=snapshot.job.spec.budget.wall_s,
         trials_asked=len(snapshot.trials),
-        trials_finished=sum(trial.state.is_terminal for trial in snapshot.trials),
+        trials_finished=sum(trial.build_id is not None and trial.state.is_terminal for trial in snapshot.trials),
+        finals_done=sum(build.state.is_terminal for build in finals),
+        finals_wanted=len(finals),
         trials_budget=snapshot.job.spec.budget.trials,
         trials_by_state=dict(Counter(trial.state.value for trial in snapshot.trials)),
         best_speedup=max(best.values(), default=None),
@@ -54,12 +64,11 @@ def view_of(snapshot: JobSnapshot, *, device_name: Callable[[str], str]) -> JobV
 
 
 def best_speedups(snapshot: JobSnapshot) -> dict[int, float]:
-    """Return target -> the largest measured speed-up among trials that hold every constraint."""
+    """Return target -> the largest speed-up on its front within the accuracy drop that the user allows."""
     best: dict[int, float] = {}
-    for trial in snapshot.trials:
-        if trial.state is not TrialState.SUCCEEDED or trial.values is None or trial.values.latency_ratio <= 0:
-            continue
-        if any(excess > 0 for excess in trial.values.constraints.values()):
-            continue
-        best[trial.target] = max(best.get(trial.target, 0.0), 1.0 / trial.values.latency_ratio)
+    for target in range(len(snapshot.job.spec.targets)):
+        points = build_front(snapshot, target).items
+        found = [point.speedup for point in points if point.within_max_drop and point.trial is not None]
+        if found:
+            best[target] = max(found)
     return best

@@ -13,12 +13,14 @@ from fastapi import Depends, Header, Query, Request
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 
+from api.body import limited
 from api.checks.kinds import UPLOADABLE_KINDS
 from api.deps import Deps
 from domain.artifact import ArtifactKind
 from domain.errors import FieldProblem, Invalid
 
 BLOCK_BYTES = 1024 * 1024
+WRAPPING_BYTES = 64 * 1024  # what multipart adds to a file
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ async def _spool_body(request: Request, path: Path, max_bytes: int) -> None:
 
 async def _spool_form(request: Request, path: Path, kind: str | None, max_bytes: int) -> str | None:
     try:
-        async with request.form(max_files=1, max_fields=4) as form:
+        whole = limited(request, max_bytes + WRAPPING_BYTES)
+        async with whole.form(max_files=1, max_fields=4) as form:
             upload, named = form.get("file"), form.get("kind")
             if not isinstance(upload, UploadFile):
                 problem = FieldProblem("file", "send the file in the form field `file`")

@@ -33,52 +33,43 @@ UPLOAD_BODY: dict[str, Any] = {
 }
 
 
-def upload_router(max_upload_bytes: int) -> APIRouter:
-    """Return the artifact routes; the upload has a size limit of its own.
+router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"])
 
-    Args:
-        max_upload_bytes: The largest file taken.
-    """
-    router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"])
-    # What a multipart wrapping adds to the file; the file itself is counted in api.receive.
-    max_body_size = max_upload_bytes + 64 * 1024
 
-    @router.post(
-        "",
-        operation_id="uploadArtifact",
-        summary="Upload a file: raw body and `kind`, or multipart",
-        status_code=201,
-        dependencies=[Depends(require_admin)],
-        openapi_extra=UPLOAD_BODY,
-        max_body_size=max_body_size,
-    )
-    def upload_artifact(deps: Deps, received: Received, response: Response) -> ArtifactRef:
-        check_file(received.path, received.kind)
-        ref = deps.artifacts.put_file(received.path, received.kind)
-        deps.store.record_artifact(ref)
-        response.headers["Location"] = f"/v1/artifacts/{ref.digest}"
-        return ref
+@router.post(
+    "",
+    operation_id="uploadArtifact",
+    summary="Upload a file: raw body and `kind`, or multipart",
+    status_code=201,
+    dependencies=[Depends(require_admin)],
+    openapi_extra=UPLOAD_BODY,
+)
+def upload_artifact(deps: Deps, received: Received, response: Response) -> ArtifactRef:
+    check_file(received.path, received.kind)
+    ref = deps.artifacts.put_file(received.path, received.kind)
+    deps.store.record_artifact(ref)
+    response.headers["Location"] = f"/v1/artifacts/{ref.digest}"
+    return ref
 
-    @router.get(
-        "/{digest}",
-        operation_id="getArtifact",
-        summary="The file's bytes",
-        description="Devices may fetch what they measure and its check, not weights, data or manifests.",
-        response_class=FileResponse,
-        responses={200: {"content": {"application/octet-stream": {}}}, 304: {"description": "You have it already."}},
-    )
-    def get_artifact(
-        deps: Deps, request: Request, principal: AnyPrincipal, digest: Annotated[str, Path(pattern=DIGEST_PATTERN)]
-    ) -> Response:
-        ref = deps.store.artifact(digest)
-        if ADMIN not in principal.scopes and ref.kind in PRIVATE_KINDS:
-            raise Forbidden("A device may fetch what it measures only.", code="not_for_devices")
-        # The name is the hash of the bytes: what a caller has under it can never be out of date.
-        headers = {"ETag": f'"{digest}"', "Cache-Control": "private, max-age=31536000, immutable"}
-        if f'"{digest}"' in request.headers.get("if-none-match", ""):
-            return Response(status_code=304, headers=headers)
-        path = deps.artifacts.local_path(digest)
-        headers["X-Artifact-Kind"] = ref.kind.value
-        return FileResponse(path, media_type="application/octet-stream", headers=headers)
 
-    return router
+@router.get(
+    "/{digest}",
+    operation_id="getArtifact",
+    summary="The file's bytes",
+    description="Devices may fetch what they measure and its check, not weights, data or manifests.",
+    response_class=FileResponse,
+    responses={200: {"content": {"application/octet-stream": {}}}, 304: {"description": "You have it already."}},
+)
+def get_artifact(
+    deps: Deps, request: Request, principal: AnyPrincipal, digest: Annotated[str, Path(pattern=DIGEST_PATTERN)]
+) -> Response:
+    ref = deps.store.artifact(digest)
+    if ADMIN not in principal.scopes and ref.kind in PRIVATE_KINDS:
+        raise Forbidden("A device may fetch what it measures only.", code="not_for_devices")
+    # The name is the hash of the bytes: what a caller has under it can never be out of date.
+    headers = {"ETag": f'"{digest}"', "Cache-Control": "private, max-age=31536000, immutable"}
+    if f'"{digest}"' in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    path = deps.artifacts.local_path(digest)
+    headers["X-Artifact-Kind"] = ref.kind.value
+    return FileResponse(path, media_type="application/octet-stream", headers=headers)

@@ -114,7 +114,7 @@ def get_front(
 
 @router.get("/{job_id}/artifacts", operation_id="listJobArtifacts", summary="Files that belong to a job")
 def list_job_artifacts(deps: Deps, job_id: JobId, paging: Paging) -> Listing[JobArtifact]:
-    items = [JobArtifact.model_validate(item, from_attributes=True) for item in deps.service.job_artifacts(job_id)]
+    items = [JobArtifact.model_validate(item) for item in deps.service.job_artifacts(job_id)]
     return slice_of(items, paging)
 
 
@@ -157,4 +157,4 @@ def _view(deps: Deps, snapshot: JobSnapshot) -> JobView:
                 names[device_id] = UNKNOWN_DEVICE
         return names[device_id]
 
-    return view_of(snapshot, device_name=name_of)
+    return view_of(snapshot, now=deps.store.now(), device_name=name_of)

@@ -30,7 +30,7 @@ router = APIRouter(prefix="/v1", tags=["measurements"])
 
 Claiming = Annotated[ClaimRequest, Depends(body_of(ClaimRequest, is_optional=True))]
 Beat = Annotated[HeartbeatRequest, Depends(body_of(HeartbeatRequest, is_optional=True))]
-Told = Annotated[OutcomeMessage, Depends(body_of(OutcomeMessage))]
+Told = Annotated[OutcomeMessage, Depends(body_of(OutcomeMessage, max_bytes=MAX_OUTCOME_BYTES))]
 Released = Annotated[ReleaseRequest, Depends(body_of(ReleaseRequest))]
 
 
@@ -88,7 +88,6 @@ def get_measurement(deps: Deps, measurement_id: MeasurementId) -> Measurement:
     description="Accepted once: the same outcome again is 204, a lease that went to somebody else 409 `stale_attempt`.",
     status_code=204,
     openapi_extra=request_body(OutcomeMessage),
-    max_body_size=MAX_OUTCOME_BYTES,
 )
 def put_outcome(deps: Deps, device_id: DeviceId, measurement_id: MeasurementId, body: Told) -> None:
     check_outcome(deps.store.measurement(measurement_id).request, body.outcome)

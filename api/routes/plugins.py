@@ -6,11 +6,12 @@ from fastapi import APIRouter, Depends
 
 from api.auth import require_admin
 from api.deps import Deps
-from api.schemas.plugins import PluginListing, listing_of
+from api.schemas.lists import Listing
+from api.schemas.plugins import PluginView
 
 router = APIRouter(prefix="/v1/plugins", tags=["plugins"], dependencies=[Depends(require_admin)])
 
 
-@router.get("", operation_id="listPlugins", summary="Models, datasets, exporters and runtimes that a job may name")
-def list_plugins(deps: Deps) -> PluginListing:
-    return listing_of(deps.service.plugins())
+@router.get("", operation_id="listPlugins", summary="Names that jobs may use by plug-in, and what does not import")
+def list_plugins(deps: Deps) -> Listing[PluginView]:
+    return Listing[PluginView](items=list(deps.plugins()))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pydantic import BaseModel, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from domain.artifact import ArtifactKind, Digest
+from domain.artifact import Digest
 from domain.job import Job
 
 
@@ -33,8 +33,12 @@ class RunningBuild(BaseModel):
 class JobProgress(BaseModel):
     """How far a job is. ``best_speedup`` is measured, within the accuracy drop the user allows; None: nothing yet."""
 
-    trials_asked: int
-    trials_finished: int
+    elapsed_s: float = Field(description="Used of the wall budget: less pauses and waits for a device.")
+    wall_budget_s: float
+    trials_asked: int = Field(description="Trials so far, duplicates too.")
+    trials_finished: int = Field(description="Trials over that count against the budget: those that were built.")
+    finals_done: int
+    finals_wanted: int
     trials_budget: int
     trials_by_state: dict[str, int]
     best_speedup: float | None = None
@@ -54,12 +58,14 @@ class JobView(Job):
 
 
 class JobArtifact(BaseModel):
-    """A file of a job, and what it belongs to."""
+    """A file on a job's front and the point it belongs to; ``trial`` is null for the dense model."""
 
+    model_config = ConfigDict(from_attributes=True)
+
+    trial: int | None
+    target: int
+    stage: str
+    format: str
     digest: Digest
     size_bytes: int
-    kind: ArtifactKind
-    format: str | None = None
-    role: str = Field(description="What made it: prepare, candidate, final or input.")
-    trial: int | None = None
-    target: int | None = None
+    manifest: Digest | None = None

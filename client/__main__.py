@@ -1,0 +1,41 @@
+"""``pruneloop``: the command line. Exit codes: 0 done, 1 what was asked failed, 2 wrong usage, 3 no server or no access."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from client.commands import agent, bench, devices, jobs, server
+from client.commands.shared import INTERRUPTED, exit_code_of, show_error
+from domain.errors import PruneloopError
+
+HELP = """Prune models in a loop with the devices they will run on.
+
+PRUNELOOP_URL and PRUNELOOP_TOKEN say which server; without them the one running in ./.pruneloop is used.
+Exit codes: 0 done, 1 what was asked failed, 2 wrong usage, 3 no server or no access."""
+
+
+def make_app() -> typer.Typer:
+    """Return the command line application."""
+    app = typer.Typer(
+        name="pruneloop", help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    )
+    for commands in (server, jobs, devices, agent, bench):
+        commands.register(app)
+    return app
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        make_app()(prog_name="pruneloop")
+    except PruneloopError as error:
+        show_error(error)
+        sys.exit(exit_code_of(error))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,253 @@
+"""Commands about jobs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client.api import PruneloopClient
+from client.commands.shared import (
+    DEFAULT_DIR,
+    FAILED,
+    INTERRUPTED,
+    OK,
+    DataDir,
+    Json,
+    Token,
+    Url,
+    connect,
+    emit,
+    make_console,
+    write_json,
+)
+from client.follow import follow
+from client.render import front_table, jobs_table
+from client.take import fetch_points, points_of
+from domain.device import Device
+from domain.errors import Invalid, NotFound
+from domain.job import Job, JobState, JobVerb
+
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    for command in (submit, jobs, watch, front, pause, resume, stop, cancel, download):
+        app.command()(command)
+
+
+def submit(
+    file: Annotated[Path, typer.Argument(metavar="FILE.yaml", help="The job; `-` reads standard input.")],
+    watch: Annotated[bool, typer.Option("--watch", help="Show progress until the job is over.")] = False,
+    key: Annotated[str | None, typer.Option("--idempotency-key", help="Same key and job: the same job again.")] = None,
+    as_json: Json = False,
+    url: Url = None,
+    token: Token = None,
+    data_dir: DataDir = DEFAULT_DIR,
+) -> None:
+    """Submit a job from a YAML or JSON file."""
+    content = _read(file)
+    with connect(url, token, data_dir) as client:
+        job = client.submit(content, idempotency_key=key)
+        if not watch:
+            if as_json:
+                emit(job, "", as_json=True)
+            else:
+                console = make_console()
+                console.print(
+                    f"{job.id} is {job.state.value}.  Follow it with: pruneloop watch {job.id}", soft_wrap=True
+                )
+            return
+        raise typer.Exit(_watch(client, job.id, as_json=as_json))
+
+
+def jobs(
+    state: Annotated[list[JobState] | None, typer.Option("--state", help="Only these states.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many, newest first.")] = 50,
+    as_json: Json = False,
+    url: Url = None,
+    token: Token = None,
+    data_dir: DataDir = DEFAULT_DIR,
+) -> None:
+    """List jobs, newest first."""
+    with connect(url, token, data_dir) as client:
+        found = client.jobs(states=tuple(state or ()), limit=limit)
+    emit(
+        found,
+        jobs_table(found) if found else "No jobs yet; submit one with: pruneloop submit FILE.yaml",
+        as_json=as_json,
+    )
+
+
+def watch(
+    job: JobArgument, as_json: Json = False, url: Url = None, token: Token = None, data_dir: DataDir = DEFAULT_DIR
+) -> None:
+    """Follow a job until it is over; with --json an event a line."""
+    with connect(url, token, data_dir) as client:
+        raise typer.Exit(_watch(client, job, as_json=as_json))
+
+
+def front(
+    job: JobArgument,
+    device: Annotated[
+        str | None, typer.Option("--device", help="Only targets this device (id or name) can do.")
+    ] = None,
+    target: Annotated[int | None, typer.Option("--target", min=0, help="Only this target.")] = None,
+    as_json: Json = False,
+    url: Url = None,
+    token: Token = None,
+    data_dir: DataDir = DEFAULT_DIR,
+) -> None:
+    """Show the measured front, a table a target."""
+    with connect(url, token, data_dir) as client:
+        view = client.job(job)
+        fronts = [client.front(job, index) for index in _targets(client, view, device, target)]
+    if as_json:
+        write_json([item.model_dump(mode="json") for item in fronts])
+        return
+    console = make_console()
+    for item in fronts:
+        if item.dense or item.items:
+            console.print(front_table(item, view.spec))
+        else:
+            console.print(f"target {item.target}: nothing measured yet ({view.state.value}, {view.stage.value})")
+
+
+def pause(
+    job: JobArgument, as_json: Json = False, url: Url = None, token: Token = None, data_dir: DataDir = DEFAULT_DIR
+) -> None:
+    """Ask no new trials; running ones go on."""
+    _verb(job, JobVerb.PAUSE, as_json, url, token, data_dir)
+
+
+def resume(
+    job: JobArgument, as_json: Json = False, url: Url = None, token: Token = None, data_dir: DataDir = DEFAULT_DIR
+) -> None:
+    """Go on after a pause."""
+    _verb(job, JobVerb.RESUME, as_json, url, token, data_dir)
+
+
+def stop(
+    job: JobArgument, as_json: Json = False, url: Url = None, token: Token = None, data_dir: DataDir = DEFAULT_DIR
+) -> None:
+    """Finish running trials, keep the front, and end."""
+    _verb(job, JobVerb.STOP, as_json, url, token, data_dir)
+
+
+def cancel(
+    job: JobArgument, as_json: Json = False, url: Url = None, token: Token = None, data_dir: DataDir = DEFAULT_DIR
+) -> None:
+    """Kill what runs and end now."""
+    _verb(job, JobVerb.CANCEL, as_json, url, token, data_dir)
+
+
+def download(
+    job: JobArgument,
+    trial: Annotated[
+        int | None, typer.Option("--trial", min=0, help="Only this trial; default: the whole front.")
+    ] = None,
+    format: Annotated[str | None, typer.Option("--format", help="Only this format, e.g. onnx.")] = None,
+    target: Annotated[int | None, typer.Option("--target", min=0, help="Only this target.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the files.")] = Path(),
+    as_json: Json = False,
+    url: Url = None,
+    token: Token = None,
+    data_dir: DataDir = DEFAULT_DIR,
+) -> None:
+    """Download the front's files, each verified against its digest."""
+    with connect(url, token, data_dir) as client:
+        view = client.job(job)
+        points = [
+            point
+            for index in _targets(client, view, None, target)
+            for point in points_of(client.front(job, index), trial=trial)
+        ]
+        if not points:
+            what = "the front is empty so far" if trial is None else f"trial {trial} is on no front"
+            raise NotFound(f"Nothing to download: {what}. See `pruneloop front {job}`.", code="nothing_to_download")
+        taken = fetch_points(client, points, out, format=format)
+    if not taken:
+        raise NotFound(
+            f"No file of format {format} on that front; leave --format out to take all.", code="no_such_format"
+        )
+    if as_json:
+        write_json([{"path": str(path), "digest": digest} for digest, path in taken.items()])
+        return
+    console = make_console()
+    for path in taken.values():
+        console.print(str(path), soft_wrap=True, highlight=False)
+
+
+def _verb(job: str, verb: JobVerb, as_json: bool, url: str | None, token: str | None, data_dir: Path) -> None:
+    with connect(url, token, data_dir) as client:
+        calls = {
+            JobVerb.PAUSE: client.pause,
+            JobVerb.RESUME: client.resume,
+            JobVerb.STOP: client.stop,
+            JobVerb.CANCEL: client.cancel,
+        }
+        changed = calls[verb](job)
+    emit(changed, f"{changed.id} is {changed.state.value}.", as_json=as_json)
+
+
+def _watch(client: PruneloopClient, job_id: str, *, as_json: bool) -> int:
+    """Follow a job; return the exit code: 0 where it ended with a front, 1 where it failed or was cancelled."""
+    try:
+        if as_json:
+            for event in client.watch(job_id):
+                line = {"id": event.id, "type": event.type, "data": event.data, "at": event.at.isoformat()}
+                sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
+                sys.stdout.flush()
+            view = client.job(job_id)
+        else:
+            console = make_console()
+            view = follow(client, job_id, console)
+            for index in range(len(view.spec.targets)):
+                found = client.front(job_id, index)
+                if found.items or found.dense:
+                    console.print(front_table(found, view.spec))
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\nNot watching any more; the job goes on. Cancel it with: pruneloop cancel {job_id}\n")
+        return INTERRUPTED
+    if view.state in {JobState.SUCCEEDED, JobState.STOPPED}:
+        return OK
+    sys.stderr.write(f"{view.id} is {view.state.value}: {view.reason or 'no reason was given'}\n")
+    return FAILED
+
+
+def _targets(client: PruneloopClient, job: Job, device: str | None, target: int | None) -> list[int]:
+    """Return the indices of the targets that are meant."""
+    indices = list(range(len(job.spec.targets)))
+    if target is not None:
+        if target not in indices:
+            raise NotFound(f"Job {job.id} has targets 0 to {len(indices) - 1}; there is no target {target}.")
+        indices = [target]
+    if device is None:
+        return indices
+    known = _device(client, device)
+    fitting = [i for i in indices if job.spec.targets[i].device.matches(known.id, known.labels)]
+    if not fitting:
+        raise NotFound(
+            f"No target of job {job.id} matches device {known.name}; see `pruneloop devices` for its labels."
+        )
+    return fitting
+
+
+def _device(client: PruneloopClient, name: str) -> Device:
+    for device in client.devices():
+        if name in {device.id, device.name}:
+            return device
+    raise NotFound(f"There is no device {name}; `pruneloop devices` lists them.")
+
+
+def _read(file: Path) -> bytes:
+    if str(file) == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise Invalid(f"{file} cannot be read ({error.strerror}); give the path of a job file.") from error

@@ -1,0 +1,78 @@
+"""Commands that start the server, whole or by its parts."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client.commands.shared import DEFAULT_DIR
+
+Folder = Annotated[
+    Path, typer.Option("--data-dir", help="Where everything is kept: database, artifacts, logs, tokens.")
+]
+
+
+class Role(StrEnum):
+    SEARCH = "search"
+    BUILD = "build"
+    REAPER = "reaper"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.command()(demo)
+    app.command()(up)
+    app.command()(serve)
+    app.command()(worker)
+    db = typer.Typer(help="The database.", no_args_is_help=True)
+    db.command("upgrade")(upgrade)
+    app.add_typer(db, name="db")
+
+
+def demo(
+    data_dir: Folder = DEFAULT_DIR,
+    trials: Annotated[int | None, typer.Option("--trials", min=1, help="Candidates to try; fewer is quicker.")] = None,
+) -> None:
+    """Start everything here, prune a real model against its latency on this machine, and show the front."""
+    from client.demo import run_demo
+
+    raise typer.Exit(run_demo(data_dir, trials))
+
+
+def up(
+    data_dir: Folder = DEFAULT_DIR,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0: any free one.")] = 8420,
+    agent: Annotated[bool, typer.Option("--agent/--no-agent", help="Join this machine as a device.")] = True,
+) -> None:
+    """Run everything on this machine in the foreground; Ctrl-C drains, and a later start carries on."""
+    from workers.embedded import up as run
+
+    raise typer.Exit(run(data_dir, host, port, agent))
+
+
+def serve(
+    host: Annotated[str | None, typer.Option("--host", help="Default: PRUNELOOP_HOST.")] = None,
+    port: Annotated[int | None, typer.Option("--port", min=0, max=65535, help="Default: PRUNELOOP_PORT.")] = None,
+) -> None:
+    """Run the API alone; PRUNELOOP_DATABASE_URL and the like say what it stands on."""
+    from api.main import serve as run
+
+    raise typer.Exit(run(host, port))
+
+
+def worker(role: Annotated[Role, typer.Argument(help="Which part to run.")]) -> None:
+    """Run one worker: search, build or reaper."""
+    from workers.main import run_worker
+
+    raise typer.Exit(run_worker(role.value))
+
+
+def upgrade() -> None:
+    """Bring the database's schema to this release."""
+    from workers.main import upgrade_database
+
+    raise typer.Exit(upgrade_database())

@@ -1,0 +1,146 @@
+"""A job's progress as it happens: one live block on a terminal, a line a change elsewhere."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from api.schemas.jobs import JobView
+from client.api import PruneloopClient
+from client.render import COLOUR_OF_STATE, duration
+
+POLL_S = 0.5
+
+
+def follow(client: PruneloopClient, job_id: str, console: Console) -> JobView:
+    """Show a job's progress until it is over; return it.
+
+    Args:
+        client: Of the server that has the job.
+        job_id: The job.
+        console: Where to show it; control codes are written to a terminal only.
+    """
+    if console.is_terminal:
+        with Live(console=console, refresh_per_second=4, transient=False) as live:
+            return client.wait(job_id, poll_s=POLL_S, on_change=lambda view: live.update(progress_block(view)))
+    printer = LinePrinter(console)
+    return client.wait(job_id, poll_s=POLL_S, on_change=printer.show)
+
+
+class LinePrinter:
+    """Prints a line whenever what a person would want to know has changed."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._last: tuple[object, ...] | None = None
+        self._started = time.monotonic()
+
+    def show(self, view: JobView) -> None:
+        progress = view.progress
+        news = (
+            view.state,
+            view.stage,
+            view.reason,
+            progress.trials_asked,
+            progress.trials_finished,
+            progress.finals_done,
+            progress.best_speedup,
+            tuple(item.device for item in progress.measurements_running),
+            tuple(_build_stage(build.kind, build.progress) for build in progress.builds_running),
+        )
+        if news != self._last:
+            self._last = news
+            line = f"{duration(elapsed_s(view)):>7}  {summary_line(view)}"
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def summary_line(view: JobView) -> str:
+    """Return a job's progress in one line."""
+    progress = view.progress
+    parts = [
+        f"{view.state.value.lower()}: {view.stage.value.replace('_', ' ')}",
+        f"trials {progress.trials_finished}/{progress.trials_budget}",
+    ]
+    if progress.finals_wanted:
+        parts.append(f"finals {progress.finals_done}/{progress.finals_wanted}")
+    if progress.best_speedup is not None:
+        parts.append(f"best {progress.best_speedup:.2f}x")
+    parts += [f"builder: {_build_stage(build.kind, build.progress)}" for build in progress.builds_running]
+    parts += [f"{item.device} measures (target {item.target})" for item in progress.measurements_running]
+    if view.reason:
+        parts.append(view.reason)
+    return "  |  ".join(parts)
+
+
+def progress_block(view: JobView) -> RenderableType:
+    """Return a job's progress as a block of a few lines."""
+    progress = view.progress
+    head = Text.assemble(
+        (view.name or view.id, "bold"),
+        ("  " + view.id if view.name else "", "dim"),
+        "  ",
+        (view.state.value, COLOUR_OF_STATE.get(view.state, "")),
+        "  ",
+        view.stage.value.replace("_", " "),
+        ("   " + duration(elapsed_s(view)), "dim"),
+    )
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    bar = Table.grid(padding=(0, 2))
+    bar.add_row(
+        ProgressBar(total=progress.trials_budget, completed=progress.trials_finished, width=32),
+        f"{progress.trials_finished}/{progress.trials_budget}",
+        Text(_states(progress.trials_by_state), style="dim"),
+    )
+    table.add_row("trials", bar)
+    if progress.finals_wanted:
+        table.add_row("finals", f"{progress.finals_done}/{progress.finals_wanted} recovered at length")
+    if progress.best_speedup is None:
+        table.add_row("best", Text("nothing measured within the allowed drop yet", style="dim"))
+    else:
+        table.add_row("best", Text(f"{progress.best_speedup:.2f}x faster, within the allowed drop", style="green"))
+    builds = [_build_stage(build.kind, build.progress) for build in progress.builds_running]
+    table.add_row("builders", _with_waiting(builds, progress.builds_waiting))
+    now = datetime.now(UTC)
+    measuring = [
+        f"{item.device} measures target {item.target}"
+        + (f" for {duration(max(0.0, (now - item.started_at).total_seconds()))}" if item.started_at else "")
+        + (f" (attempt {item.attempt})" if item.attempt > 1 else "")
+        for item in progress.measurements_running
+    ]
+    table.add_row("devices", _with_waiting(measuring, progress.measurements_waiting))
+    if view.reason:
+        table.add_row("why", Text(view.reason, style="yellow"))
+    return Group(head, table)
+
+
+def elapsed_s(view: JobView) -> float:
+    """Return how long a job has been going, seconds; waiting in the queue is not counted."""
+    start = view.started_at or view.created_at
+    return max(0.0, ((view.finished_at or datetime.now(UTC)) - start).total_seconds())
+
+
+def _build_stage(kind: str, progress: dict[str, object] | object) -> str:
+    if not isinstance(progress, dict) or "stage" not in progress:
+        return kind
+    fraction = progress.get("fraction")
+    share = f" {round(100 * fraction)} %" if isinstance(fraction, int | float) else ""
+    return f"{kind}: {progress['stage']}{share}"
+
+
+def _with_waiting(running: list[str], waiting: int) -> Text:
+    text = Text("; ".join(running)) if running else Text("idle", style="dim")
+    if waiting:
+        text.append(f"   ({waiting} waiting)", style="dim")
+    return text
+
+
+def _states(by_state: dict[str, int]) -> str:
+    return ", ".join(f"{number} {state}" for state, number in sorted(by_state.items()) if state != "succeeded")

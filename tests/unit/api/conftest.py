@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from api.app import build_routes, stand_on
+from api.deps import ApiDependencies
+from tests.unit.api.fakes import ADMIN_TOKEN, FakeArtifacts, FakeLauncher, FakeService, FakeStore, seeded_store
+from tests.unit.api.transport import AppTransport
+
+MAX_UPLOAD_BYTES = 3 * 1024 * 1024
+
+
+@dataclass
+class World:
+    """The application on fakes, and a way to ask it."""
+
+    store: FakeStore
+    launcher: FakeLauncher
+    artifacts: FakeArtifacts
+    service: FakeService
+    transport: AppTransport
+    http: httpx.Client
+    is_broker_there: bool = True
+
+    def ask(self, method: str, path: str, *, token: str | None = ADMIN_TOKEN, **options: Any) -> httpx.Response:
+        headers = dict(options.pop("headers", {}))
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        return self.http.request(method, path, headers=headers, **options)
+
+
+@pytest.fixture(scope="session")
+def routes() -> Iterator[tuple[FastAPI, AppTransport]]:
+    app = build_routes()
+    with AppTransport(app) as transport:
+        yield app, transport
+
+
+@pytest.fixture
+def world(tmp_path: Path, routes: tuple[FastAPI, AppTransport]) -> World:
+    app, transport = routes
+    store, launcher, artifacts = seeded_store(), FakeLauncher(), FakeArtifacts(tmp_path)
+    service = FakeService(store)
+    http = httpx.Client(transport=transport, base_url="http://server.example")
+    world = World(store, launcher, artifacts, service, transport, http)
+    stand_on(
+        app,
+        ApiDependencies(
+            store=cast(Any, store),
+            artifacts=artifacts,
+            launcher=launcher,
+            service=cast(Any, service),
+            max_upload_bytes=MAX_UPLOAD_BYTES,
+            public_url="http://server.example:8420",
+            broker_is_reachable=lambda: world.is_broker_there,
+        ),
+    )
+    return world

@@ -1,0 +1,312 @@
+"""In-memory stand-ins for the ports, as far as the API touches them. The real adapters are tested under integration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from domain.artifact import ArtifactKind, ArtifactRef, digest_of, digest_of_file
+from domain.device import Device, DeviceState, Inventory, RuntimeInfo
+from domain.errors import Invalid, NotFound, StaleAttempt, Unauthorized
+from domain.front import Front
+from domain.job import Job, JobSpec, JobState, JobVerb, state_after
+from domain.measurement import Measurement, MeasurementOutcome
+from domain.messages import BrokerAddress, Claim, HeartbeatAction
+from domain.ports import Event, JobSnapshot, Page, Principal, Registration
+from domain.trial import Trial
+from domain.work import WorkState
+
+ADMIN_TOKEN = "admin-secret"
+DEVICE_TOKEN = "device-secret"
+OTHER_DEVICE_TOKEN = "other-device-secret"
+NOBODY_TOKEN = "scopeless-secret"
+NOW = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
+
+INVENTORY = Inventory(
+    hostname="box",
+    machine="x86_64",
+    cpu="A CPU",
+    cores=2,
+    memory_bytes=4 * 1024**3,
+    os="Linux",
+    kernel="6.1",
+    python="3.11.2",
+    agent_version="0.1.0",
+    runtimes=(RuntimeInfo(name="onnxruntime", available=True, version="1.24", formats=("onnx",)),),
+)
+
+
+def device(device_id: str, name: str = "box", **changes: object) -> Device:
+    known = Device(
+        id=device_id,
+        name=name,
+        labels={"class": "edge"},
+        state=DeviceState.ACTIVE,
+        inventory=INVENTORY,
+        created_at=NOW,
+        is_online=True,
+        last_seen_at=NOW,
+    )
+    return known.model_copy(update=changes)
+
+
+@dataclass
+class FakeStore:
+    """Just enough of a JobStore; every write is kept for a test to look at."""
+
+    principals: dict[str, Principal] = field(default_factory=dict)
+    jobs_by_id: dict[str, Job] = field(default_factory=dict)
+    devices_by_id: dict[str, Device] = field(default_factory=dict)
+    measurements_by_id: dict[str, Measurement] = field(default_factory=dict)
+    artifacts_by_digest: dict[str, ArtifactRef] = field(default_factory=dict)
+    trials_by_job: dict[str, list[Trial]] = field(default_factory=dict)
+    events_by_job: dict[str, list[Event]] = field(default_factory=dict)
+    join_tokens: dict[str, int] = field(default_factory=dict)
+    idempotent: dict[str, tuple[JobSpec, str]] = field(default_factory=dict)
+    outcomes: list[tuple[str, str, int]] = field(default_factory=list)
+    is_current: bool = True
+    crash: Exception | None = None
+
+    def now(self) -> datetime:
+        if self.crash is not None:
+            raise self.crash
+        return NOW
+
+    def schema_is_current(self) -> bool:
+        return self.is_current
+
+    def principal(self, token: str) -> Principal | None:
+        return self.principals.get(token)
+
+    # jobs
+    def create_job(self, spec: JobSpec, *, idempotency_key: str | None = None, principal: str = "") -> tuple[Job, bool]:
+        if idempotency_key in self.idempotent:
+            first, job_id = self.idempotent[idempotency_key]
+            if first != spec:
+                raise Invalid("Another job was submitted under that key; use a new one.", code="idempotency_mismatch")
+            return self.jobs_by_id[job_id], False
+        job_id = f"job{len(self.jobs_by_id) + 1}"
+        self.jobs_by_id[job_id] = Job(id=job_id, name=spec.name, spec=spec, state=JobState.QUEUED, created_at=NOW)
+        if idempotency_key is not None:
+            self.idempotent[idempotency_key] = (spec, job_id)
+        return self.jobs_by_id[job_id], True
+
+    def job(self, job_id: str) -> Job:
+        if self.crash is not None:
+            raise self.crash
+        try:
+            return self.jobs_by_id[job_id]
+        except KeyError:
+            raise NotFound(f"There is no job {job_id}; GET /v1/jobs lists them.") from None
+
+    def jobs(self, *, states: Sequence[JobState] = (), page_size: int = 50, page_token: str = "") -> Page[Job]:
+        found = [job for job in self.jobs_by_id.values() if not states or job.state in states]
+        start = int(page_token or 0)
+        end = start + page_size
+        return Page(tuple(found[start:end]), str(end) if end < len(found) else "")
+
+    def apply_verb(self, job_id: str, verb: JobVerb) -> Job:
+        job = self.job(job_id)
+        changed = job.model_copy(update={"state": state_after(verb, job.state, has_started=job.trials_asked > 0)})
+        self.jobs_by_id[job_id] = changed
+        return changed
+
+    def snapshot(self, job_id: str) -> JobSnapshot:
+        measurements = tuple(item for item in self.measurements_by_id.values() if item.job_id == job_id)
+        trials = tuple(self.trials_by_job.get(job_id, ()))
+        return JobSnapshot(job=self.job(job_id), trials=trials, measurements=measurements)
+
+    def trials(self, job_id: str, *, page_size: int = 100, page_token: str = "") -> Page[Trial]:
+        return Page(tuple(self.trials_by_job.get(job_id, ())[:page_size]))
+
+    def events(self, job_id: str, *, after: int = 0, limit: int = 200) -> tuple[Event, ...]:
+        return tuple(event for event in self.events_by_job.get(job_id, ()) if event.id > after)[:limit]
+
+    # devices
+    def create_join_token(self, token: str, *, expires_in: timedelta, uses: int, labels: Mapping[str, str]) -> datetime:
+        self.join_tokens[token] = uses
+        return NOW + expires_in
+
+    def register_device(self, join_token: str, registration: Registration) -> Device:
+        if self.join_tokens.get(join_token, 0) < 1:
+            raise Unauthorized("That join token is spent or unknown; make a new one.", code="bad_join_token")
+        self.join_tokens[join_token] -= 1
+        joined = device(f"dev{len(self.devices_by_id) + 1}", registration.name)
+        self.devices_by_id[joined.id] = joined
+        self.principals[registration.device_token] = Principal(joined.name, frozenset({"device"}), joined.id)
+        return joined
+
+    def device(self, device_id: str) -> Device:
+        try:
+            return self.devices_by_id[device_id]
+        except KeyError:
+            raise NotFound(f"There is no device {device_id}; GET /v1/devices lists them.") from None
+
+    def devices(self, *, page_size: int = 100, page_token: str = "") -> Page[Device]:
+        return Page(tuple(self.devices_by_id.values()))
+
+    def set_device_state(self, device_id: str, state: DeviceState, *, note: str | None = None) -> Device:
+        self.devices_by_id[device_id] = self.device(device_id).model_copy(update={"state": state, "note": note})
+        return self.devices_by_id[device_id]
+
+    def touch_device(self, device_id: str, **_: object) -> Device:
+        return self.device(device_id)
+
+    # measurements
+    def measurement(self, measurement_id: str) -> Measurement:
+        try:
+            return self.measurements_by_id[measurement_id]
+        except KeyError:
+            raise NotFound(f"There is no measurement {measurement_id}.") from None
+
+    def claim_measurement(self, device_id: str, *, lease_s: float) -> Claim | None:
+        for item in self.measurements_by_id.values():
+            if item.state is WorkState.PENDING:
+                changes = {"state": WorkState.LEASED, "attempt": item.attempt + 1, "device_id": device_id}
+                leased = item.model_copy(update=changes)
+                self.measurements_by_id[item.id] = leased
+                return Claim(measurement_id=item.id, attempt=leased.attempt, lease_s=lease_s, request=leased.request)
+        return None
+
+    def heartbeat_measurement(
+        self, measurement_id: str, device_id: str, attempt: int, *, lease_s: float
+    ) -> HeartbeatAction:
+        held = self.measurement(measurement_id)
+        is_held = (held.device_id, held.attempt) == (device_id, attempt)
+        return HeartbeatAction.CONTINUE if is_held else HeartbeatAction.CANCEL
+
+    def finish_measurement(
+        self, measurement_id: str, device_id: str, attempt: int, outcome: MeasurementOutcome
+    ) -> None:
+        self._fence(measurement_id, device_id, attempt)
+        self.outcomes.append((measurement_id, device_id, attempt))
+
+    def release_measurement(self, measurement_id: str, device_id: str, attempt: int) -> None:
+        self._fence(measurement_id, device_id, attempt)
+        changes = {"state": WorkState.PENDING, "attempt": attempt - 1}
+        self.measurements_by_id[measurement_id] = self.measurement(measurement_id).model_copy(update=changes)
+
+    def _fence(self, measurement_id: str, device_id: str, attempt: int) -> None:
+        held = self.measurement(measurement_id)
+        if (held.device_id, held.attempt) != (device_id, attempt):
+            raise StaleAttempt("That lease went to somebody else; drop the work and claim anew.")
+
+    # artifacts
+    def record_artifact(self, ref: ArtifactRef) -> None:
+        self.artifacts_by_digest[ref.digest] = ref
+
+    def artifact(self, digest: str) -> ArtifactRef:
+        try:
+            return self.artifacts_by_digest[digest]
+        except KeyError:
+            raise NotFound(f"There is no artifact {digest}.") from None
+
+
+@dataclass
+class FakeLauncher:
+    """Counts wakes and admits everybody, unless told to fail."""
+
+    searches: int = 0
+    woken: list[str] = field(default_factory=list)
+    dismissed: list[str] = field(default_factory=list)
+    failure: Exception | None = None
+
+    def wake_search(self) -> None:
+        self.searches += 1
+
+    def wake_builders(self) -> None: ...
+
+    def wake_device(self, device_id: str) -> None:
+        self.woken.append(device_id)
+
+    def admit_device(self, device_id: str, broker_secret: str) -> BrokerAddress:
+        if self.failure is not None:
+            raise self.failure
+        return BrokerAddress(url=f"redis://{device_id}:{broker_secret}@h/0", key_prefix="d:", queue=device_id)
+
+    def dismiss_device(self, device_id: str) -> None:
+        self.dismissed.append(device_id)
+
+
+@dataclass
+class FakeArtifacts:
+    """Files in a folder, by digest."""
+
+    folder: Path
+
+    def put_file(self, path: Path, kind: ArtifactKind) -> ArtifactRef:
+        digest = digest_of_file(path)
+        self._path(digest).write_bytes(path.read_bytes())
+        return ArtifactRef(digest=digest, size_bytes=path.stat().st_size, kind=kind)
+
+    def put_bytes(self, data: bytes, kind: ArtifactKind) -> ArtifactRef:
+        self._path(digest_of(data)).write_bytes(data)
+        return ArtifactRef(digest=digest_of(data), size_bytes=len(data), kind=kind)
+
+    def put_stream(self, chunks: Iterator[bytes], kind: ArtifactKind, *, max_bytes: int) -> ArtifactRef:
+        return self.put_bytes(b"".join(chunks), kind)
+
+    def read(self, digest: str) -> bytes:
+        return self._path(digest).read_bytes()
+
+    def local_path(self, digest: str) -> Path:
+        return self._path(digest)
+
+    def exists(self, digest: str) -> bool:
+        return self._path(digest).exists()
+
+    def _path(self, digest: str) -> Path:
+        return self.folder / digest.removeprefix("sha256:")
+
+
+@dataclass(frozen=True)
+class FakePlugin:
+    group: str
+    name: str
+    source: str
+    error: str | None = None
+
+
+@dataclass
+class FakeService:
+    """The use cases straight on the fake store."""
+
+    store: FakeStore
+    fronts: dict[tuple[str, int], Front] = field(default_factory=dict)
+    known_plugins: tuple[FakePlugin, ...] = (FakePlugin("pruneloop.models", "resnet8", "builtin"),)
+
+    def create_job(self, spec: JobSpec, *, idempotency_key: str | None, principal: str) -> tuple[Job, bool]:
+        return self.store.create_job(spec, idempotency_key=idempotency_key, principal=principal)
+
+    def apply_verb(self, job_id: str, verb: JobVerb) -> Job:
+        return self.store.apply_verb(job_id, verb)
+
+    def front(self, job_id: str, target: int) -> Front:
+        self.store.job(job_id)
+        return self.fronts.get((job_id, target), Front(target=target, is_final=False, dense=(), items=()))
+
+    def job_artifacts(self, job_id: str) -> list[object]:
+        self.store.job(job_id)
+        return []
+
+    def plugins(self) -> list[FakePlugin]:
+        return list(self.known_plugins)
+
+
+def seeded_store() -> FakeStore:
+    """Return a store with two devices and their tokens, an admin, and a token without scopes."""
+    store = FakeStore()
+    store.devices_by_id = {"dev1": device("dev1"), "dev2": device("dev2", "other")}
+    store.principals = {
+        ADMIN_TOKEN: Principal("admin", frozenset({"admin"})),
+        DEVICE_TOKEN: Principal("box", frozenset({"device"}), "dev1"),
+        OTHER_DEVICE_TOKEN: Principal("other", frozenset({"device"}), "dev2"),
+        NOBODY_TOKEN: Principal("nobody", frozenset()),
+    }
+    return store
+
+
+def event(number: int, job_id: str = "job1", type_: str = "job.state") -> Event:
+    return Event(id=number, job_id=job_id, type=type_, data={"n": number}, at=NOW)
