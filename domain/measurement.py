@@ -39,6 +39,11 @@ class MeasurementPlan(_Message):
     half_width: float = Field(
         default=0.01, gt=0, description="Stop when the interval's half-width over the ratio is below this."
     )
+    resolution: float = Field(
+        default=0.005,
+        ge=0,
+        description="No interval is given narrower than this to either side: what pairs in one process cannot see.",
+    )
     bootstrap: int = Field(default=1000, ge=100)
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     seed: int = 0

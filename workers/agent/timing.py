@@ -1,0 +1,285 @@
+"""The paired measurement. One module times every runtime with the same code; a runtime never times itself.
+
+    latency   time of one ``run()`` call on inputs already in memory
+    block     ``runs_per_block`` calls in a row, at least ``plan.block_ms`` long; its value is its duration / runs
+    pair      one block of the baseline and one of a candidate, next to each other, in random order
+    speedup   median over pairs of (baseline block / candidate block)
+
+Both sides go through the same: as many fresh instances, one drawn at random for each block, the same untimed runs first, the
+same warm-up. Several candidates take turns (round robin), each with a baseline block of its own at its side. A candidate whose
+interval is tight enough leaves the round, so that time goes where noise is.
+
+Source: duet benchmarking, arXiv:2001.05811; why medians of pairs and several instances: docs/measurement.md.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from domain.measurement import MeasurementPlan
+from workers.agent.statistics import Floats, Interval, paired_ratio
+
+WARM_UP_RUNS = 5
+WARM_UP_AGREEMENT = 0.02
+UNTIMED_RUNS = 2
+LONG_RUN_MS = 20.0  # from here on one untimed run: the caches are long since warm
+SINGLE_RUN_FLOOR_MS = 0.02  # a clock call takes about 0.1 µs: 0.5 % of this, and the same on both sides
+LOOKS_GROWTH = 1.25  # the interval is looked at each time the pairs grew by this: few looks, little bootstrap time
+THROTTLED_IN_A_ROW = 3
+NS_PER_MS = 1e6
+
+
+class Session(Protocol):
+    """Anything that can be run again and again on inputs it already has."""
+
+    def run(self) -> object: ...
+
+
+@dataclass
+class Contender:
+    """One file: its instances, and what was seen of it."""
+
+    sessions: Sequence[Session]
+    run_ms: float = 0.0
+    runs_per_block: int = 1
+    block_ms: list[float] = field(default_factory=list)
+    single_ms: list[float] = field(default_factory=list)
+    timed_runs: int = 0
+    warm_up_runs: int = 0
+    is_steady: bool = True
+
+
+@dataclass
+class Pairs:
+    """All pairs of one candidate, in order."""
+
+    baseline_ms: list[float] = field(default_factory=list)
+    candidate_ms: list[float] = field(default_factory=list)
+    start_s: list[float] = field(default_factory=list)
+    baseline_instance: list[int] = field(default_factory=list)
+    candidate_instance: list[int] = field(default_factory=list)
+    discarded: int = 0
+    interval: Interval | None = None
+    unmet: str | None = None
+    next_look: int = 0
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Everything one interleaved session saw."""
+
+    baseline: Contender
+    candidates: tuple[Contender, ...]
+    pairs: tuple[Pairs, ...]
+    warm_up_s: float
+    measure_s: float
+    is_throttled: bool
+
+
+def measure(
+    baseline: Sequence[Session],
+    candidates: Sequence[Sequence[Session]],
+    plan: MeasurementPlan,
+    *,
+    clock_ns: Callable[[], int] = time.perf_counter_ns,
+    report_stage: Callable[[str], None] = lambda stage: None,
+    is_disturbed: Callable[[], bool] = lambda: False,
+) -> Pass:
+    """Warm everything up, then time pairs until every interval is tight enough or the time is over.
+
+    Args:
+        baseline: Instances of the baseline, already loaded.
+        candidates: Instances of each candidate.
+        plan: ``max_s`` counts for each candidate; four pairs are taken however long they last.
+        clock_ns: Monotonic nanoseconds.
+        report_stage: Told ``warm_up`` and ``measure``.
+        is_disturbed: Asked after each pair; True discards it (a throttled clock, say).
+    """
+    rng = np.random.default_rng(plan.seed)
+    sides = [Contender(baseline), *(Contender(sessions) for sessions in candidates)]
+    begin_ns = clock_ns()
+    with collector_paused():
+        report_stage("warm_up")
+        for side in sides:
+            _warm_up(side, plan, clock_ns)
+        warm_ns = clock_ns()
+        report_stage("measure")
+        is_single = min(side.run_ms for side in sides) >= SINGLE_RUN_FLOOR_MS
+        untimed = 1 if max(side.run_ms for side in sides) >= LONG_RUN_MS else UNTIMED_RUNS
+        timer = _BlockTimer(clock_ns, rng, untimed, is_single)
+        pairs, is_throttled = _take_pairs(sides, plan, timer, is_disturbed)
+        end_ns = clock_ns()
+    return Pass(
+        baseline=sides[0],
+        candidates=tuple(sides[1:]),
+        pairs=tuple(pairs),
+        warm_up_s=(warm_ns - begin_ns) / 1e9,
+        measure_s=(end_ns - warm_ns) / 1e9,
+        is_throttled=is_throttled,
+    )
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Keep Python's garbage collector out of the timed region."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _warm_up(side: Contender, plan: MeasurementPlan, clock_ns: Callable[[], int]) -> None:
+    """Run each instance until two consecutive 5-run medians agree within 2 %, for ``warmup_s`` at the longest."""
+    medians = []
+    for session in side.sessions:
+        until_ns = clock_ns() + plan.warmup_s * 1e9
+        before, is_steady = float("inf"), False
+        while True:
+            runs_ms = []
+            for _ in range(WARM_UP_RUNS):
+                start_ns = clock_ns()
+                session.run()
+                now_ns = clock_ns()
+                runs_ms.append((now_ns - start_ns) / NS_PER_MS)
+                if now_ns >= until_ns and len(runs_ms) >= 2:
+                    break
+            side.warm_up_runs += len(runs_ms)
+            median = float(np.median(runs_ms))
+            is_steady = abs(median - before) <= WARM_UP_AGREEMENT * min(median, before)
+            before = median
+            if is_steady or clock_ns() >= until_ns:
+                break
+        side.is_steady = side.is_steady and is_steady
+        medians.append(before)
+    side.run_ms = float(np.median(medians))
+    side.runs_per_block = max(1, int(np.ceil(plan.block_ms / max(side.run_ms, 1e-6))))
+
+
+@dataclass
+class _BlockTimer:
+    """Times one block; the same code for every side."""
+
+    clock_ns: Callable[[], int]
+    rng: np.random.Generator
+    untimed: int
+    is_single: bool
+
+    def block(self, side: Contender) -> tuple[float, int]:
+        """Return the block's value in ms and the instance it was drawn for."""
+        instance = int(self.rng.integers(len(side.sessions)))
+        run, clock_ns, runs = side.sessions[instance].run, self.clock_ns, side.runs_per_block
+        for _ in range(self.untimed):
+            run()
+        if self.is_single:
+            stamps = [clock_ns()]
+            for _ in range(runs):
+                run()
+                stamps.append(clock_ns())
+            side.single_ms.extend((np.diff(stamps) / NS_PER_MS).tolist())
+            duration_ns = stamps[-1] - stamps[0]
+        else:
+            start_ns = clock_ns()
+            for _ in range(runs):
+                run()
+            duration_ns = clock_ns() - start_ns
+        side.timed_runs += runs
+        return duration_ns / NS_PER_MS / runs, instance
+
+
+def _take_pairs(
+    sides: Sequence[Contender], plan: MeasurementPlan, timer: _BlockTimer, is_disturbed: Callable[[], bool]
+) -> tuple[list[Pairs], bool]:
+    begin_ns = timer.clock_ns()
+    pairs = [Pairs(next_look=plan.min_pairs) for _ in sides[1:]]
+    active = list(range(len(pairs)))
+    budget_s = plan.max_s * len(pairs)
+    disturbed_in_a_row, is_throttled = 0, False
+    while active:
+        for index in list(active):
+            own = pairs[index]
+            start_s = (timer.clock_ns() - begin_ns) / 1e9
+            _one_pair(sides[0], sides[index + 1], own, timer, start_s)
+            if is_disturbed():
+                _discard(own, sides[0], sides[index + 1])
+                disturbed_in_a_row += 1
+                is_throttled = is_throttled or disturbed_in_a_row > THROTTLED_IN_A_ROW
+            else:
+                disturbed_in_a_row = 0
+            is_over = (timer.clock_ns() - begin_ns) / 1e9 >= budget_s
+            if is_over and (len(own.start_s) >= 4 or is_throttled):
+                active.remove(index)
+                _look(own, plan, timer)
+                own.unmet = _unmet(own, plan, budget_s, is_throttled)
+            elif len(own.start_s) >= own.next_look:
+                _look(own, plan, timer)
+                own.next_look = int(np.ceil(len(own.start_s) * LOOKS_GROWTH))
+                if own.interval is not None and own.interval.half_width <= plan.half_width:
+                    active.remove(index)
+    return pairs, is_throttled
+
+
+def _one_pair(baseline: Contender, candidate: Contender, own: Pairs, timer: _BlockTimer, start_s: float) -> None:
+    if timer.rng.random() < 0.5:
+        baseline_ms, baseline_instance = timer.block(baseline)
+        candidate_ms, candidate_instance = timer.block(candidate)
+    else:
+        candidate_ms, candidate_instance = timer.block(candidate)
+        baseline_ms, baseline_instance = timer.block(baseline)
+    baseline.block_ms.append(baseline_ms)
+    candidate.block_ms.append(candidate_ms)
+    own.baseline_ms.append(baseline_ms)
+    own.candidate_ms.append(candidate_ms)
+    own.start_s.append(start_s)
+    own.baseline_instance.append(baseline_instance)
+    own.candidate_instance.append(candidate_instance)
+
+
+def _discard(own: Pairs, baseline: Contender, candidate: Contender) -> None:
+    for values in (own.baseline_ms, own.candidate_ms, own.start_s, own.baseline_instance, own.candidate_instance):
+        values.pop()
+    for side in (baseline, candidate):
+        side.block_ms.pop()
+        if side.single_ms:
+            del side.single_ms[-side.runs_per_block :]
+    own.discarded += 1
+
+
+def _look(own: Pairs, plan: MeasurementPlan, timer: _BlockTimer) -> None:
+    if not own.start_s:
+        return
+    ratios: Floats = np.asarray(own.baseline_ms) / np.asarray(own.candidate_ms)
+    own.interval = paired_ratio(
+        ratios,
+        np.asarray(own.baseline_instance),
+        np.asarray(own.candidate_instance),
+        resamples=plan.bootstrap,
+        confidence=plan.confidence,
+        resolution=plan.resolution,
+        # A generator of its own: how often we look must not change what is drawn next.
+        rng=np.random.default_rng(plan.seed + len(own.start_s)),
+    )
+
+
+def _unmet(own: Pairs, plan: MeasurementPlan, budget_s: float, is_throttled: bool) -> str | None:
+    if own.interval is None:
+        return f"the device was throttled in every one of {own.discarded} pairs"
+    if own.interval.half_width <= plan.half_width and len(own.start_s) >= plan.min_pairs:
+        return None
+    because = ", the device throttled" if is_throttled else ""
+    if len(own.start_s) < plan.min_pairs:
+        return f"{len(own.start_s)} pairs in {budget_s:.1f} s, {plan.min_pairs} wanted{because}"
+    return (
+        f"interval ±{own.interval.half_width * 100:.1f} % after {budget_s:.1f} s, "
+        f"±{plan.half_width * 100:.1f} % wanted{because}"
+    )
