@@ -5,6 +5,7 @@ The order is prepare -> baseline -> search -> finals (``search.finals``). Trials
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -17,14 +18,14 @@ from domain.job import EndedBy, JobState, Stage
 from domain.measurement import Measured, MeasurementPlan, MeasurementRequest
 from domain.outcome import Blame, Failed
 from domain.ports import NewBuild, NewMeasurement, NewTrial
-from domain.trial import Trial, TrialState, TrialValues
+from domain.trial import Trial, TrialState
 from domain.work import WorkState
 from search import finals, rejecting
 from search.accounting import elapsed_s, keep_that_fits, reserve_s, waiting_s
 from search.actions import Action, Ask, End, Enter, FinishTrial, GiveBack, Report, StartBuild, StartMeasurement
 from search.devices import why_no_device, why_stuck
 from search.stopping import is_searched_out
-from search.told import VALID, accuracy_constraint, values_of
+from search.told import values_of
 from search.view import View, candidate_key, content_key, failure_of, measured_file
 
 MAX_IN_FLIGHT = 3  # a target: one measured, one waiting for the device, one being built
@@ -42,8 +43,10 @@ def decide(view: View, *, now: datetime, devices: Sequence[Device], parameters: 
         devices: Every device known.
         parameters: Parameters of the search space, 0 while there is none.
     """
-    if view.job.state is JobState.STOPPING and not finals.is_chosen(view):
-        wound_down = wind_down(view)
+    if view.job.state is JobState.STOPPING:
+        if finals.is_chosen(view):
+            return finals.decide(view, now)
+        wound_down = wind_down(view, why_stuck(view, devices, now))
         if wound_down is not None:
             return wound_down
     blocked = _without_device(view, now, devices)
@@ -58,9 +61,17 @@ def decide(view: View, *, now: datetime, devices: Sequence[Device], parameters: 
     return actions + (_baseline(view) or _search(view, now, parameters=parameters))
 
 
-def wind_down(view: View) -> list[Action] | None:
-    """Return how a stopping job ends, or None while running trials still have to finish."""
-    if any(not trial.state.is_terminal for trial in view.snapshot.trials):
+def wind_down(view: View, stuck: str | None) -> list[Action] | None:
+    """Return how a stopping job ends, or None while running trials still have to finish.
+
+    Trials that cannot finish, because no device comes for them (``stuck`` says why), are given up.
+    """
+    running = [trial for trial in view.snapshot.trials if not trial.state.is_terminal]
+    if running and stuck is not None:
+        return [
+            FinishTrial(trial.id, TrialState.CANCELLED, reason=f"the job was stopped. {stuck}") for trial in running
+        ]
+    if running:
         return None
     return [End(JobState.STOPPED, EndedBy.USER, "stopped on request; the front is provisional: finals did not run")]
 
@@ -286,6 +297,8 @@ def _advance(view: View, trial: Trial) -> Action | None:
         return None
     if not isinstance(build.outcome, BuildResult):
         return _as_failed(trial, failure_of(build))
+    if not math.isfinite(build.outcome.accuracy.search):
+        return FinishTrial(trial.id, TrialState.INFEASIBLE, reason="recover: the accuracy is not a number")
     reason = rejecting.why_rejected(view, trial, build.outcome)
     if reason is not None:
         return FinishTrial(trial.id, TrialState.REJECTED, reason=reason)
@@ -308,18 +321,7 @@ def _after_measuring(view: View, trial: Trial) -> Action | None:
 
 def _as_duplicate(view: View, trial: Trial) -> Action | None:
     if trial.duplicate_of is None:
-        accuracy = view.dense_of(trial.target).accuracy.search
-        constraints = {"valid": VALID, "accuracy": accuracy_constraint(accuracy, accuracy, view.spec)}
-        target = view.spec.targets[trial.target]
-        dense_ms = dense_latency_ms(view, trial.target)
-        if target.latency_ms is not None:
-            if dense_ms is None:
-                return None  # the baseline is still being measured
-            constraints["latency"] = dense_ms / target.latency_ms - 1.0
-        if target.speedup is not None:
-            constraints["speedup"] = target.speedup - 1.0
-        values = TrialValues(error=1.0 - accuracy, latency_ratio=1.0, constraints=constraints)
-        return FinishTrial(trial.id, TrialState.DUPLICATE, values=values, reason="decodes to the dense model")
+        return FinishTrial(trial.id, TrialState.DUPLICATE, reason="decodes to the dense model")
     original = view.original(trial)
     if not original.state.is_terminal:
         return None
@@ -329,13 +331,6 @@ def _as_duplicate(view: View, trial: Trial) -> Action | None:
         values=original.values,
         reason=f"same widths as trial {original.number} ({original.state})",
     )
-
-
-def dense_latency_ms(view: View, target: int) -> float | None:
-    measurement = view.measurements.get(f"baseline:{target}")
-    if measurement is None or not isinstance(measurement.outcome, Measured):
-        return None
-    return measurement.outcome.baseline.latency_ms
 
 
 def _as_failed(trial: Trial, failed: Failed | None) -> FinishTrial:

@@ -112,7 +112,7 @@ def _point(
         params=built.params,
         size_bytes=deployable(built).artifact.size_bytes,
         precision=trial.candidate.precision,
-        candidate=planned_and_real(view, target, trial),
+        candidate=real_sparsity(view, target, trial),
         widths=dict(built.widths or trial.candidate.widths),
         artifacts=point_artifacts(built),
         manifest=manifest_of(view, target, built),
@@ -121,7 +121,7 @@ def _point(
     )
 
 
-def planned_and_real(view: View, target: int, trial: Trial) -> dict[str, float]:
+def real_sparsity(view: View, target: int, trial: Trial) -> dict[str, float]:
     """Return the sparsity a candidate really has a group: after alignment, not as asked."""
     widths = trial.candidate.widths
     groups = view.dense_of(target).groups

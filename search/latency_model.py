@@ -14,7 +14,9 @@ import numpy as np
 from pydantic import JsonValue
 
 from domain.candidate import GroupInfo
-from search.space import macs_fraction
+from domain.measurement import Measured
+from search.seeds import Seed, explicit_seed
+from search.space import SearchSpace, macs_fraction
 from search.view import View
 
 MIN_TRIALS = 6
@@ -76,6 +78,39 @@ def _nonnegative(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return best
 
 
+def wanted_ratios(view: View, target: int) -> tuple[float, ...]:
+    """Return the latency ratios worth a candidate aimed at them: the user's limits, else twice and three times as fast."""
+    spec = view.spec.targets[target]
+    ratios = []
+    if spec.speedup is not None:
+        ratios.append(1.0 / spec.speedup)
+    baseline = view.measurements.get(f"baseline:{target}")
+    if spec.latency_ms is not None and baseline is not None and isinstance(baseline.outcome, Measured):
+        ratios.append(min(1.0, spec.latency_ms / baseline.outcome.baseline.latency_ms))
+    return tuple(ratios) or (1 / 2, 1 / 3)
+
+
+def aimed_seed(
+    space: SearchSpace, view: View, target: int, chain: Sequence[Mapping[str, int]], *, index: int
+) -> Seed | None:
+    """Return the point of a chain of widths whose predicted latency ratio is nearest to the ``index``-th wanted one.
+
+    Only architectures that the target has not seen; None where there is no such ratio, model or point. The prediction
+    only chooses what to try: what counts is what is then measured.
+    """
+    ratios = wanted_ratios(view, target)
+    model = fit_target(view, target)
+    if model is None or index >= len(ratios):
+        return None
+    seen = {trial.candidate.architecture for trial in view.trials_of(target)}
+    nearest = sorted(chain, key=lambda widths: abs(model.predict(space.groups, widths) - ratios[index]))
+    for widths in nearest[:5]:
+        seed = explicit_seed(space, f"aimed-{1 / ratios[index]:.3g}x", widths)
+        if seed.candidate.architecture not in seen:
+            return seed
+    return None
+
+
 @dataclass(frozen=True)
 class TargetModels:
     """The predictors of a job's targets; a target with too few measured trials has none."""
@@ -97,11 +132,11 @@ class TargetModels:
 
 def fit_trials(view: View) -> TargetModels:
     """Fit every target of a job on its measured trials."""
-    models = {}
-    for target in range(len(view.spec.targets)):
-        groups = view.dense_of(target).groups
-        pairs = [(t.candidate.widths, t.values.latency_ratio) for t in view.succeeded(target) if t.values is not None]
-        model = fit(groups, pairs)
-        if model is not None:
-            models[target] = model
-    return TargetModels(models)
+    fitted = {target: fit_target(view, target) for target in range(len(view.spec.targets))}
+    return TargetModels({target: model for target, model in fitted.items() if model is not None})
+
+
+def fit_target(view: View, target: int) -> LatencyModel | None:
+    """Fit one target on its measured trials; None while they are too few."""
+    pairs = [(t.candidate.widths, t.values.latency_ratio) for t in view.succeeded(target) if t.values is not None]
+    return fit(view.dense_of(target).groups, pairs)

@@ -7,7 +7,8 @@ from domain.trial import Trial
 from search.told import allowed_drop
 from search.view import View
 
-# So many times the drop a search candidate may show: no recovery brings that back.
+# The larger of: a quarter of all samples lost, so many times the drop a search candidate may show.
+HOPELESS_DROP = 0.25
 HOPELESS_DROPS = 5.0
 # Smaller differences of accuracy on a validation split of a few hundred samples are chance.
 DOMINATED_BY = 0.03
@@ -26,7 +27,7 @@ def why_rejected(view: View, trial: Trial, built: BuildResult) -> str | None:
         return None
     accuracy = built.accuracy.search
     drop = view.dense_of(trial.target).accuracy.search - accuracy
-    if drop > HOPELESS_DROPS * allowed_drop(view.spec):
+    if drop > max(HOPELESS_DROP, HOPELESS_DROPS * allowed_drop(view.spec)):
         return f"not measured: lost {drop:.1%} of accuracy after recovery, beyond what the finals can bring back"
     for other in measured:
         reference = view.built(other)

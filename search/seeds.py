@@ -65,33 +65,48 @@ def greedy_chain(groups: Sequence[GroupInfo]) -> Iterator[dict[str, int]]:
     Source: the greedy width search of NetAdapt, arXiv:1804.03230, on probed instead of retrained losses.
     """
     widths = {group.name: group.channels for group in groups}
+    # Work as in ``macs_fraction``, kept a stage, so that the price of one step costs one multiplication.
+    weight = {stage: sum(g.macs for g in groups if g.stage == stage) for stage in {g.stage for g in groups}}
+    outputs = {stage: float(macs) for stage, macs in weight.items()}
+    steps = {group.name: _step_down(group, group.channels) for group in groups}
     while True:
-        work = macs_fraction(groups, widths)
-        best: tuple[float, dict[str, int]] | None = None
+        best: tuple[float, GroupInfo, _Step] | None = None
         for group in groups:
-            narrower = _one_step_down(group, widths[group.name])
-            if narrower is None:
+            step = steps[group.name]
+            if step is None or weight[group.stage] == 0:
                 continue
-            trial = {**widths, group.name: narrower}
-            saved = work - macs_fraction(groups, trial)
+            kept = outputs[group.stage]
+            saved = (kept * kept - (kept - step.macs) ** 2) / weight[group.stage]
             if saved <= 0:
                 continue
-            lost = loss_at(group, 1 - narrower / group.channels) - loss_at(
-                group, 1 - widths[group.name] / group.channels
-            )
-            price = max(lost, 1e-6) / saved
+            price = max(step.lost, 1e-6) / saved
             if best is None or price < best[0]:
-                best = (price, trial)
+                best = (price, group, step)
         if best is None:
             return
-        widths = best[1]
+        _, group, step = best
+        widths[group.name] = step.width
+        outputs[group.stage] -= step.macs
+        steps[group.name] = _step_down(group, step.width)
         yield dict(widths)
 
 
-def _one_step_down(group: GroupInfo, width: int) -> int | None:
+@dataclass(frozen=True)
+class _Step:
+    """The next narrower width of a group: accuracy it costs and MACs of its own it saves."""
+
+    width: int
+    lost: float
+    macs: float
+
+
+def _step_down(group: GroupInfo, width: int) -> _Step | None:
     step = step_for(group.channels)
     narrower = (width - 1) // step * step
-    return narrower if narrower >= step and narrower >= group.channels * (1 - MAX_SPARSITY) else None
+    if narrower < step or narrower < group.channels * (1 - MAX_SPARSITY):
+        return None
+    lost = loss_at(group, 1 - narrower / group.channels) - loss_at(group, 1 - width / group.channels)
+    return _Step(narrower, lost, group.macs * (width - narrower) / group.channels)
 
 
 def loss_at(group: GroupInfo, sparsity: float) -> float:

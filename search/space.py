@@ -8,6 +8,7 @@ hurt to groups that do not. Decoding is pure and many-to-one: what is built is t
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Mapping, Sequence
 
 from optuna.distributions import BaseDistribution, FloatDistribution
@@ -188,6 +189,22 @@ class SearchSpace:
                 * ((1.0 - temp) + temp * self._robustness[group.name])
             )
         return min(max(0.0, wanted), self._ceilings[group.name])
+
+    def perturb(self, params: Mapping[str, float], *, dice: random.Random, scale: float) -> dict[str, float]:
+        """Return parameters near others: about half of those that shape the network moved by ``scale`` of their range."""
+        moved = {name: float(params[name]) for name in self.distributions}
+        for name, distribution in self.distributions.items():
+            if name.startswith("mix_") or name == "learning_rate" or dice.random() < 0.5:
+                continue
+            if not isinstance(distribution, FloatDistribution):
+                raise TypeError(f"{name} is not a float")
+            low, high = distribution.low, distribution.high
+            if distribution.log:
+                value = math.exp(math.log(moved[name]) + dice.gauss(0.0, scale) * math.log(high / low))
+            else:
+                value = moved[name] + dice.gauss(0.0, scale) * (high - low)
+            moved[name] = min(high, max(low, value))
+        return moved
 
     def with_widths(self, widths: Mapping[str, int]) -> Candidate:
         """Return the explicit candidate of given widths, with the default mix and recovery."""

@@ -7,6 +7,7 @@ lost one would have asked, because the sampler is seeded anew for every ask from
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,16 +18,21 @@ from pydantic import JsonValue
 
 from domain.candidate import Candidate
 from domain.trial import Trial
+from search.finals import search_front
+from search.latency_model import aimed_seed
 from search.sampler import Preset, ask_seed, make_sampler
-from search.seeds import Seed
+from search.seeds import Seed, greedy_chain
 from search.space import SearchSpace
 from search.told import Told, constraint_names, told_of
 from search.view import View, trailing_duplicates
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-# After this many architectures in a row that were seen before, the sampler is stuck on a peak: draw at random instead.
-DUPLICATES_BEFORE_RANDOM = 3
+# After this many architectures in a row that were seen before, the sampler is stuck on a peak: try next to a front point
+# instead, and where all neighbours are known, draw at random.
+STUCK_AFTER = 2
+NEIGHBOUR_TRIES = 40
+AIM_WITHIN = 12  # asks after the seeds in which a candidate may be aimed at a latency, once the predictor is fitted
 
 _STATES = {"complete": OptunaState.COMPLETE, "pruned": OptunaState.PRUNED, "fail": OptunaState.FAIL}
 
@@ -60,6 +66,7 @@ class TargetStudy:
         self._target = target
         self._seed = seed
         self._seeds = tuple(seeds)
+        self._chain = tuple(greedy_chain(space.groups)) if seeds else ()
         self._preset = preset
         self._study = optuna.create_study(
             directions=["minimize", "minimize"],
@@ -86,10 +93,12 @@ class TargetStudy:
     def ask(self, view: View) -> Asked:
         """Return the next proposal; ``sync`` first. Seeds come before the sampler's own."""
         number = self._count
-        stuck = trailing_duplicates(view.trials_of(self._target)) >= DUPLICATES_BEFORE_RANDOM
-        preset: Preset = "random" if stuck else self._preset
+        seed = self._seed_for(number, view)
+        preset = self._preset
+        if seed is None and trailing_duplicates(view.trials_of(self._target)) >= STUCK_AFTER:
+            seed = self._neighbour(number, view)
+            preset = "random"
         self._study.sampler = make_sampler(preset, seed=ask_seed(self._seed, self._target, number))
-        seed = self._seeds[number] if number < len(self._seeds) else None
         if seed is not None:
             self._study.enqueue_trial(params=dict(seed.params))
         trial = self._study.ask(fixed_distributions=dict(self._space.distributions))
@@ -105,6 +114,29 @@ class TargetStudy:
             candidate=seed.candidate if seed is not None else self._space.decode(params),
             seed_name=seed.name if seed is not None else None,
         )
+
+    def _seed_for(self, number: int, view: View) -> Seed | None:
+        if number < len(self._seeds):
+            return self._seeds[number]
+        if not self._seeds or number >= len(self._seeds) + AIM_WITHIN:
+            return None
+        aimed = sum((trial.seed_name or "").startswith("aimed-") for trial in view.trials_of(self._target))
+        return aimed_seed(self._space, view, self._target, self._chain, index=aimed)
+
+    def _neighbour(self, number: int, view: View) -> Seed | None:
+        """Return an architecture not seen before next to a random point of the measured front, wider afield each try."""
+        dice = random.Random(ask_seed(self._seed, self._target, number))
+        # Parameters of a projected seed stand for another candidate than the one measured.
+        parents = [t for t in search_front(view, self._target) if not (t.seed_name or "").endswith("~")]
+        seen = {trial.candidate.architecture for trial in view.trials_of(self._target)}
+        for attempt in range(NEIGHBOUR_TRIES if parents else 0):
+            parent = dice.choice(parents)
+            known = {name: float(str(value)) for name, value in parent.params.items()}
+            params = self._space.perturb(known, dice=dice, scale=0.05 + 0.3 * attempt / NEIGHBOUR_TRIES)
+            candidate = self._space.decode(params)
+            if candidate.architecture not in seen and not candidate.is_dense(list(self._space.groups)):
+                return Seed(f"near-{parent.number}", params, candidate)
+        return None
 
     def _add(self, trial: Trial, told: Told | None) -> None:
         if trial.study_number != self._count:

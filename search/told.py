@@ -2,7 +2,7 @@
 
 Constraints are relative, so that one does not drown another where a sampler adds violations up; <= 0 holds.
 
-    valid      -1 gave a point; 1 the candidate could not be built or run; 0.05 stopped early as dominated
+    valid      -1 gave a point; 1 could not be built or run, or is the dense model; 0.05 stopped early as dominated
     accuracy   accuracy lost / what a search candidate may lose, less 1
     latency    latency / the user's limit, less 1            only where the user gave one
     speedup    the user's wish / speed-up, less 1            only where the user gave one
@@ -68,10 +68,12 @@ def told_of(trial: Trial, view: View) -> Told | None:
     if not trial.state.is_terminal:
         return None
     source = view.original(trial)
-    if source.values is not None and source.state in {TrialState.SUCCEEDED, TrialState.DUPLICATE}:
+    if source.values is not None and source.state is TrialState.SUCCEEDED:
         values = source.values
         return Told("complete", (values.error, values.latency_ratio), dict(values.constraints))
-    if source.state is TrialState.INFEASIBLE:
+    if source.state in {TrialState.INFEASIBLE, TrialState.DUPLICATE}:
+        # A duplicate of nothing decodes to the dense model. Told as a point it would stand on the front, and draw the
+        # sampler to where there is nothing to find.
         return Told("pruned", None, {"valid": INVALID})
     if source.state is TrialState.REJECTED:
         constraints = {"valid": DOMINATED}

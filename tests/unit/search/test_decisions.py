@@ -1,0 +1,208 @@
+"""Stopping, rejecting, choosing finals, accounting, predicting: the pure parts, each by hand."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from domain.job import JobVerb
+from domain.ports import JobSnapshot
+from domain.trial import TrialState
+from search.accounting import elapsed_s, final_build_s, keep_that_fits, time_report, union_s
+from search.devices import can_run, why_no_device
+from search.finals import pick, search_front
+from search.latency_model import MIN_TRIALS, features, fit, fit_target
+from search.loop import SearchLoop
+from search.rejecting import why_rejected
+from search.seeds import greedy_chain
+from search.stopping import growth, has_plateaued, plateau_length
+from search.view import View
+from tests.unit.search.fakes import FEW, MANY, START, FakeLauncher, World, make_device, make_spec
+
+
+def searched(trials: int = 24, **spec: object) -> tuple[World, View]:
+    world = World(groups=MANY)
+    job, _ = world.create_job(make_spec(budget={"trials": 200}, **spec))
+    lease = world.lease_search("test", lease_s=15.0)
+    assert lease is not None
+
+    def is_enough() -> bool:
+        done = [t for t in world.trial_rows.values() if t.state.is_terminal]
+        return len(done) >= trials
+
+    SearchLoop(world, FakeLauncher()).run(lease, until=is_enough)
+    return world, View(world.snapshot(job.id))
+
+
+def at(seconds: float):
+    return START + timedelta(seconds=seconds)
+
+
+# --- stopping
+def test_a_front_that_grows_has_not_plateaued_and_one_that_stands_still_has():
+    assert not has_plateaued([0.01 * n for n in range(1, 40)], over=20)
+    assert has_plateaued([0.1, 0.2, *([0.3] * 21)], over=20)
+
+
+def test_a_young_or_empty_front_has_not_plateaued():
+    assert not has_plateaued([0.3] * 20, over=20)
+    assert not has_plateaued([0.0] * 50, over=20)
+
+
+def test_more_parameters_need_more_patience():
+    assert plateau_length(4) == 20
+    assert plateau_length(16) == 32
+
+
+def test_the_hypervolume_never_shrinks_and_counts_built_trials_only():
+    _, view = searched()
+    areas = growth(view, 0)
+    assert areas == sorted(areas)
+    assert areas[-1] > 0
+    assert len(areas) == sum(t.build_id is not None and t.state.is_terminal for t in view.trials_of(0))
+
+
+# --- rejecting
+def test_a_far_worse_and_wider_candidate_is_not_measured_but_an_unclear_one_is():
+    _, view = searched()
+    best = min(view.succeeded(0), key=lambda t: t.values.error)
+    built = view.built(best)
+    widest = best.model_copy(
+        update={"candidate": best.candidate.model_copy(update={"widths": {g.name: g.channels for g in MANY}})}
+    )
+    lower = built.accuracy.model_copy(update={"search": built.accuracy.search - 0.05})
+    heavier = built.model_copy(update={"macs": built.macs * 2, "accuracy": lower})
+    assert "narrower everywhere" in why_rejected(view, widest, heavier)
+    slightly = built.accuracy.model_copy(update={"search": built.accuracy.search - 0.01})
+    assert why_rejected(view, widest, built.model_copy(update={"macs": built.macs * 2, "accuracy": slightly})) is None
+
+
+def test_nothing_is_rejected_before_something_was_measured():
+    _, view = searched()
+    none_measured = View(JobSnapshot(view.job, (), view.snapshot.builds, view.snapshot.measurements))
+    trial = view.succeeded(0)[0]
+    ruined = view.built(trial).model_copy(
+        update={"accuracy": view.built(trial).accuracy.model_copy(update={"search": 0.1})}
+    )
+    assert why_rejected(none_measured, trial, ruined) is None
+    assert "lost" in why_rejected(view, trial, ruined)
+
+
+# --- finals
+def test_finals_begin_with_the_fastest_within_the_allowed_drop():
+    _, view = searched()
+    front = search_front(view, 0)
+    limit = 1.0 - view.dense_of(0).accuracy.search + view.spec.objective.max_drop
+    fastest = min((t for t in front if t.values.error <= limit), key=lambda t: t.values.latency_ratio)
+    assert pick(view, 0, keep=1) == [fastest]
+
+
+def test_finals_are_distinct_on_the_front_and_spread_to_its_fast_end():
+    _, view = searched()
+    front = search_front(view, 0)
+    chosen = pick(view, 0, keep=5)
+    assert len({t.number for t in chosen}) == len(chosen) == min(5, len(front))
+    assert all(t in front for t in chosen)
+    assert front[0] in chosen
+
+
+def test_where_nothing_is_within_the_drop_the_most_accurate_goes_to_the_finals():
+    _, view = searched(objective={"max_drop": 0.0})
+    front = [t for t in view.succeeded(0) if t.values.error > 0.2]
+    hopeless = View(JobSnapshot(view.job, tuple(front), view.snapshot.builds, view.snapshot.measurements))
+    assert pick(hopeless, 0, keep=1) == [min(front, key=lambda t: t.values.error)]
+
+
+# --- accounting
+def test_a_union_counts_overlaps_once():
+    spans = [(at(0), at(10)), (at(5), at(12)), (at(20), at(21)), (at(2), at(3)), (at(30), at(30))]
+    assert union_s(spans) == pytest.approx(13.0)
+
+
+def test_time_without_work_is_overhead_but_pauses_and_waits_are_not():
+    world, view = searched()
+    later = world.now() + timedelta(seconds=50)
+    report = time_report(view, later)
+    busy_until = max(b.finished_at for b in view.snapshot.builds if b.finished_at)
+    assert report["overhead_s"] >= (later - max(busy_until, world.now())).total_seconds() - 1e-6
+    changed = view.job.model_copy(update={"paused_s": 20.0, "report": {**view.job.report, "waiting_s": 25.0}})
+    less = time_report(View(JobSnapshot(changed, *_rows(view))), later)
+    assert less["overhead_s"] == pytest.approx(report["overhead_s"] - 45.0)
+    assert elapsed_s(View(JobSnapshot(changed, *_rows(view))), later) == pytest.approx(elapsed_s(view, later) - 45.0)
+
+
+def _rows(view: View):
+    return view.snapshot.trials, view.snapshot.builds, view.snapshot.measurements
+
+
+def test_a_final_build_is_estimated_from_what_an_epoch_took():
+    _, view = searched(recovery={"epochs": 1.0}, final={"epochs": 4.0})
+    # a candidate build takes 3 s, 2 of them for one epoch: 1 s else, 4 x 2 s recovery
+    assert final_build_s(view) == pytest.approx(9.0)
+
+
+def test_fewer_finals_are_kept_when_time_is_short_but_never_none():
+    world, view = searched(final={"keep": 5, "epochs": 3.0})
+    assert keep_that_fits(view, world.now()) == 5
+    assert keep_that_fits(view, world.now() + timedelta(seconds=10_000)) == 1
+
+
+# --- devices
+def test_a_reason_names_what_is_missing_and_what_to_do():
+    target = make_spec(targets=[{"device": {"labels": {"class": "edge"}}}]).targets[0]
+    assert "pruneloop agent join" in why_no_device(target, 0, [make_device()])
+    edge = make_device("pi", labels={"class": "edge"})
+    assert why_no_device(target, 0, [edge]) is None
+    assert "paused" in why_no_device(target, 0, [edge.model_copy(update={"state": "paused"})])
+    bare = edge.model_copy(update={"inventory": edge.inventory.model_copy(update={"runtimes": ()})})
+    assert "agent doctor" in why_no_device(target, 0, [bare])
+    assert not can_run(bare, target.device, "onnxruntime")
+
+
+def test_stopping_gives_up_trials_no_device_comes_for():
+    world = World(groups=MANY)
+    job, _ = world.create_job(make_spec())
+
+    def unplug(world: World) -> None:
+        if len(world.trial_rows) == 5:
+            world.devices_known[0] = make_device(online=False)
+
+    world.before_wait = unplug
+    lease = world.lease_search("test", lease_s=15.0)
+    SearchLoop(world, FakeLauncher()).run(lease, until=lambda: False)
+    world.apply_verb(job.id, JobVerb.STOP)
+    world.advance(5.0)
+    lease = world.lease_search("test", lease_s=15.0)
+    SearchLoop(world, FakeLauncher()).run(lease, until=lambda: False)
+    assert world.job(job.id).state == "STOPPED"
+    assert any(t.state is TrialState.CANCELLED for t in world.snapshot(job.id).trials)
+
+
+# --- predicting
+def test_the_predictor_finds_the_law_it_was_fed_and_says_how_far_off_it_is():
+    chain = list(greedy_chain(FEW))
+    truth = (0.3, 0.5, 0.2)
+    measured = [(w, sum(c * f for c, f in zip(truth, features(FEW, w), strict=True))) for w in chain]
+    model = fit(FEW, measured)
+    assert model is not None
+    assert model.error_p90 < 1e-6
+    assert model.predict(FEW, chain[3]) == pytest.approx(measured[3][1])
+    assert model.coefficients == pytest.approx(truth, abs=1e-4)
+
+
+def test_the_predictor_keeps_silent_on_too_few_points_and_never_rewards_width():
+    chain = list(greedy_chain(FEW))
+    assert fit(FEW, [(w, 0.5) for w in chain[: MIN_TRIALS - 1]]) is None
+    odd = fit(FEW, [(w, 0.2 + 0.02 * n) for n, w in enumerate(chain)])  # slower as it gets narrower
+    assert odd is not None
+    assert min(odd.coefficients) >= 0.0
+
+
+def test_a_job_with_a_speed_up_wish_tries_a_candidate_aimed_at_it():
+    _, view = searched(targets=[{"speedup": 1.6}])
+    aimed = [t for t in view.trials_of(0) if (t.seed_name or "").startswith("aimed-1.6x")]
+    assert len(aimed) == 1
+    assert fit_target(view, 0).error_median < 0.1
+    if aimed[0].values is not None:
+        assert 1 / aimed[0].values.latency_ratio == pytest.approx(1.6, rel=0.15)

@@ -1,0 +1,152 @@
+"""A study rebuilt from trial rows asks what the lost one would have asked."""
+
+from __future__ import annotations
+
+import json
+
+import optuna
+import pytest
+
+from domain.job import RecoverySpec
+from domain.outcome import Blame
+from domain.trial import TrialState
+from search.loop import SearchLoop
+from search.sampler import make_sampler
+from search.seeds import starting_seeds
+from search.space import SearchSpace
+from search.study import TargetStudy
+from search.told import allowed_drop, told_of
+from search.view import View
+from tests.unit.search.fakes import MANY, FakeLauncher, World, failed, make_spec
+
+
+def halfway(trials: int = 30) -> tuple[World, View]:
+    """A job stopped in the middle: finished, failed, duplicate and in-flight trials, all kinds."""
+    world = World(groups=MANY)
+
+    def fault(request):
+        is_bad = request.kind == "candidate" and request.candidate.widths["layer2.3"] % 16 == 8
+        return failed(Blame.CANDIDATE) if is_bad else None
+
+    world.builder.fault = fault
+    job, _ = world.create_job(make_spec(budget={"trials": 100}, seed=3, targets=[{"speedup": 2.0}]))
+    lease = world.lease_search("test", lease_s=15.0)
+    assert lease is not None
+    SearchLoop(world, FakeLauncher()).run(lease, until=lambda: len(world.trial_rows) >= trials)
+    return world, View(world.snapshot(job.id))
+
+
+def study(*, preset: str = "tpe", seeds: bool = True) -> TargetStudy:
+    space = SearchSpace(MANY, RecoverySpec())
+    chosen = starting_seeds(space, limit=10) if seeds else ()
+    return TargetStudy(space, target=0, seed=3, seeds=chosen, preset=preset)
+
+
+def only(view: View, count: int) -> View:
+    rows = view.trials_of(0)[:count]
+    return View(type(view.snapshot)(view.job, tuple(rows), view.snapshot.builds, view.snapshot.measurements))
+
+
+def as_running(view: View, numbers: set[int]) -> View:
+    rows = tuple(
+        t.model_copy(update={"state": TrialState.BUILDING, "values": None}) if t.number in numbers else t
+        for t in view.snapshot.trials
+    )
+    return View(type(view.snapshot)(view.job, rows, view.snapshot.builds, view.snapshot.measurements))
+
+
+def test_the_middle_of_a_job_holds_every_kind_of_trial():
+    _, view = halfway()
+    states = {t.state for t in view.snapshot.trials}
+    assert {TrialState.SUCCEEDED, TrialState.INFEASIBLE, TrialState.REJECTED} <= states
+    assert states & {TrialState.BUILDING, TrialState.MEASURING}
+
+
+@pytest.mark.parametrize("preset", ["tpe", "nsga2", "random"])
+def test_told_step_by_step_or_all_at_once_the_next_asks_are_the_same(preset):
+    _, view = halfway()
+    step_by_step = study(preset=preset)
+    for count in range(1, len(view.trials_of(0)) + 1):
+        # First everybody runs, then they finish one by one, the last asked first.
+        step_by_step.sync(as_running(only(view, count), {count - 1, count - 2}))
+    step_by_step.sync(view)
+    at_once = study(preset=preset)
+    at_once.sync(view)
+    for _ in range(3):
+        assert step_by_step.ask(view) == at_once.ask(view)
+
+
+def test_trials_in_flight_are_attached_and_can_be_told_later():
+    _, view = halfway()
+    running = {t.number for t in view.snapshot.trials if t.number >= 12}
+    rebuilt = study()
+    rebuilt.sync(as_running(view, running))
+    rebuilt.sync(view)
+    whole = study()
+    whole.sync(view)
+    assert rebuilt.ask(view) == whole.ask(view)
+
+
+def test_seeds_not_asked_yet_are_asked_after_a_rebuild():
+    _, view = halfway()
+    early = only(view, 4)
+    rebuilt = study()
+    rebuilt.sync(early)
+    expected = starting_seeds(SearchSpace(MANY, RecoverySpec()), limit=10)
+    for number in (4, 5, 6):
+        asked = rebuilt.ask(early)
+        assert (asked.study_number, asked.seed_name) == (number, expected[number].name)
+        assert asked.candidate == expected[number].candidate
+
+
+def test_a_gap_in_the_rows_is_refused():
+    _, view = halfway()
+    rows = tuple(t for t in view.snapshot.trials if t.study_number != 5)
+    broken = View(type(view.snapshot)(view.job, rows, view.snapshot.builds, view.snapshot.measurements))
+    with pytest.raises(LookupError):
+        study().sync(broken)
+
+
+def test_asks_are_json_and_differ_between_numbers():
+    _, view = halfway()
+    whole = study(seeds=False)
+    first, second = whole.ask(only(view, 0)), whole.ask(only(view, 0))
+    assert first.params != second.params
+    assert json.loads(json.dumps(first.distributions)) == first.distributions
+
+
+def test_the_constraints_of_a_measured_trial_name_every_limit():
+    _, view = halfway()
+    measured = view.succeeded(0)[0]
+    told = told_of(measured, view)
+    assert told is not None
+    assert list(told.constraints) == ["valid", "accuracy", "speedup"]
+    assert told.constraints["speedup"] == pytest.approx(2.0 * told.values[1] - 1.0)
+    drop = told.values[0] - (1.0 - view.dense_of(0).accuracy.search)
+    assert told.constraints["accuracy"] == pytest.approx(drop / allowed_drop(view.spec) - 1.0)
+
+
+def test_what_did_not_give_a_point_is_told_as_pruned_and_infeasible():
+    _, view = halfway()
+    for trial in view.snapshot.trials:
+        if trial.state in {TrialState.INFEASIBLE, TrialState.REJECTED}:
+            told = told_of(trial, view)
+            assert told is not None
+            assert told.kind == "pruned"
+            assert max(told.constraints.values()) > 0
+
+
+def test_optuna_still_takes_constraints_for_a_running_trial_by_its_private_id():
+    """The one private name of Optuna we lean on, in the version we pin."""
+    plain = optuna.create_study(directions=["minimize", "minimize"], sampler=make_sampler("tpe", seed=0))
+    distribution = optuna.distributions.FloatDistribution(low=0.0, high=1.0)
+    plain.add_trial(
+        optuna.trial.create_trial(
+            state=optuna.trial.TrialState.RUNNING, params={"x": 0.5}, distributions={"x": distribution}
+        )
+    )
+    running = optuna.trial.Trial(plain, plain.get_trials(deepcopy=False)[0]._trial_id)
+    running.set_constraint("valid", 1.0)
+    plain.tell(0, state=optuna.trial.TrialState.PRUNED)
+    assert plain.trials[0].constraints == {"valid": 1.0}
+    assert plain.trials[0].params == {"x": 0.5}
