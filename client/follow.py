@@ -71,7 +71,7 @@ def summary_line(view: JobView) -> str:
         parts.append(f"finals {progress.finals_done}/{progress.finals_wanted}")
     if progress.best_speedup is not None:
         parts.append(f"best {progress.best_speedup:.2f}x")
-    parts += [f"builder: {_build_stage(build.kind, build.progress)}" for build in progress.builds_running]
+    parts += [f"building {_build_stage(build.kind, build.progress)}" for build in progress.builds_running]
     parts += [f"{item.device} measures (target {item.target})" for item in progress.measurements_running]
     if view.reason:
         parts.append(view.reason)

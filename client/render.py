@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from datetime import UTC, datetime
 
 from rich import box
@@ -34,37 +34,41 @@ def make_console() -> Console:
 
 
 def jobs_table(jobs: Sequence[Job]) -> Table:
-    table = _table("job", "name", "state", "stage", ">trials", ">age", "note")
-    for job in jobs:
-        table.add_row(
+    rows = [
+        (
             job.id,
             job.name or "-",
             Text(job.state.value, style=COLOUR_OF_STATE.get(job.state, "")),
-            job.stage.value,
+            job.stage.value.replace("_", " "),
             f"{job.trials_asked}/{job.spec.budget.trials}",
             age(job.created_at),
             job.reason or "",
         )
-    return table
+        for job in jobs
+    ]
+    return _table(("job", "name", "state", "stage", ">trials", ">age", "note"), rows, folding={"name", "note"})
 
 
 def devices_table(devices: Sequence[Device]) -> Table:
-    table = _table("device", "name", "state", "online", "labels", "runtimes", ">queue", ">seen", "note")
+    rows = []
     for device in devices:
         runtimes = [f"{item.name} {item.version or ''}".strip() for item in device.inventory.runtimes if item.available]
         is_well = device.state is DeviceState.ACTIVE
-        table.add_row(
-            device.id,
-            device.name,
-            Text(device.state.value, style="green" if is_well else "yellow"),
-            Text("yes", style="green") if device.is_online else Text("no", style="red"),
-            " ".join(f"{key}={value}" for key, value in sorted(device.labels.items())) or "-",
-            ", ".join(runtimes) or "none",
-            str(device.queue_depth),
-            age(device.last_seen_at) if device.last_seen_at else "never",
-            device.note or "",
+        rows.append(
+            (
+                device.id,
+                device.name,
+                Text(device.state.value, style="green" if is_well else "yellow"),
+                Text("yes", style="green") if device.is_online else Text("no", style="red"),
+                " ".join(f"{key}={value}" for key, value in sorted(device.labels.items())) or "-",
+                ", ".join(runtimes) or "none",
+                str(device.queue_depth),
+                age(device.last_seen_at) if device.last_seen_at else "never",
+                device.note or "",
+            )
         )
-    return table
+    columns = ("device", "name", "state", "online", "labels", "runtimes", ">queue", ">seen", "note")
+    return _table(columns, rows, folding={"name", "labels", "runtimes", "note"})
 
 
 def front_table(front: Front, spec: JobSpec | None = None, *, files: Mapping[str, str] | None = None) -> Table:
@@ -76,23 +80,15 @@ def front_table(front: Front, spec: JobSpec | None = None, *, files: Mapping[str
         files: Digest -> where its file lies; else the digest itself is shown.
     """
     kind = "final" if front.is_final else "provisional: the finals are not measured yet"
-    table = _table(
-        "trial", "prec.", ">accuracy", ">latency ms", ">speed-up", ">params", ">MACs", ">size", "file", title_left=True
-    )
-    table.title = f"{_target_name(front, spec)} ({kind})"
-    for point in front.dense:
-        table.add_row(*_cells(point, "dense", "", files), style="dim")
-    if front.dense and front.items:
-        table.add_section()
+    columns = ("trial", "prec.", ">accuracy", ">latency ms", ">speed-up", "", ">params", ">MACs", ">size", "file")
+    rows = [_cells(point, "", files) for point in front.dense]
     for index, point in enumerate(front.items):
         neighbours = [front.items[i] for i in (index - 1, index + 1) if 0 <= i < len(front.items)]
-        is_tied = any(overlap(point, other) for other in neighbours)
-        name = "dense" if point.trial is None else str(point.trial)
-        table.add_row(
-            *_cells(point, name, "≈" if is_tied else " ", files), style="" if point.within_max_drop else "yellow"
-        )
-    table.caption = "\n".join(_notes(front, spec))
-    table.caption_justify = "left"
+        rows.append(_cells(point, "≈" if any(overlap(point, other) for other in neighbours) else "", files))
+    table = _table(columns, rows, folding={"file"}, section_after=len(front.dense))
+    table.title = Text(f"{_target_name(front, spec)} ({kind})")
+    table.caption = Text("\n".join(_notes(front, spec)))
+    table.title_justify = table.caption_justify = "left"
     return table
 
 
@@ -136,24 +132,30 @@ def size(size_bytes: int) -> str:
     return f"{count(size_bytes)}B" if size_bytes >= 1000 else f"{size_bytes} B"
 
 
-def _cells(point: Point, name: str, tie: str, files: Mapping[str, str] | None) -> list[str]:
+def _cells(point: Point, tie: str, files: Mapping[str, str] | None) -> tuple[str, ...]:
     low_ms, high_ms = point.latency_ci_ms
     low, high = point.speedup_ci
-    accuracy = f"{point.accuracy:.4f}" if point.accuracy is not None else f"{point.accuracy_search:.4f}*"
+    is_dense = point.trial is None
+    marks = (
+        ("*" if point.accuracy is None else "")
+        + tie
+        + ("!" if point.is_noisy else "")
+        + ("" if point.within_max_drop else "↓")
+    )
     digits = _digits(point.latency_ms)
-    speedup = f"{point.speedup:.2f}x [{low:.2f}, {high:.2f}]{tie}" if name != "dense" else "1.00x"
     artifact = point.artifacts[0].digest if point.artifacts else ""
-    return [
-        name,
+    return (
+        "dense" if is_dense else str(point.trial),
         point.precision,
-        accuracy,
-        f"{point.latency_ms:.{digits}f} [{low_ms:.{digits}f}, {high_ms:.{digits}f}]" + ("!" if point.is_noisy else ""),
-        speedup,
+        f"{point.accuracy if point.accuracy is not None else point.accuracy_search:.4f}",
+        f"{point.latency_ms:.{digits}f} [{low_ms:.{digits}f}, {high_ms:.{digits}f}]",
+        "1.00x" if is_dense else f"{point.speedup:.2f}x [{low:.2f}, {high:.2f}]",
+        marks,
         count(point.params),
         count(point.macs),
         size(point.size_bytes),
         (files or {}).get(artifact) or artifact.removeprefix("sha256:")[:12],
-    ]
+    )
 
 
 def _digits(latency_ms: float) -> int:
@@ -164,8 +166,9 @@ def _target_name(front: Front, spec: JobSpec | None) -> str:
     if spec is None or front.target >= len(spec.targets):
         return f"target {front.target}"
     target = spec.targets[front.target]
+    threads = "1 thread" if target.threads == 1 else f"{target.threads} threads"
     where = target.device.id or " ".join(f"{k}={v}" for k, v in sorted(target.device.labels.items())) or "any device"
-    return f"target {front.target}: {target.runtime} on {where}, batch {target.batch}, {target.threads} thread(s)"
+    return f"target {front.target}: {target.runtime} on {where}, batch {target.batch}, {threads}"
 
 
 def _notes(front: Front, spec: JobSpec | None) -> list[str]:
@@ -183,19 +186,26 @@ def _notes(front: Front, spec: JobSpec | None) -> list[str]:
         notes.append("! the device was too noisy for a tight interval")
     if any(not point.within_max_drop for point in front.items):
         drop = f" of {spec.objective.max_drop:g}" if spec is not None else ""
-        notes.append(f"yellow: loses more accuracy than the allowed drop{drop}")
+        notes.append(f"↓ loses more accuracy than the allowed drop{drop}")
     return notes
 
 
-def _table(*columns: str, title_left: bool = False) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left" if title_left else "center")
-    for column in columns:
-        is_right = column.startswith(">")
-        is_long = column in {"note", "file", "runtimes", "labels"}
+def _table(
+    columns: Sequence[str], rows: Sequence[Sequence[str | Text]], *, folding: Set[str], section_after: int = 0
+) -> Table:
+    """Return a table in which only the folding columns give way when the terminal is narrow."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for index, column in enumerate(columns):
+        name = column.removeprefix(">")
+        longest = max((len(row[index]) for row in rows), default=0)
         table.add_column(
-            column.removeprefix(">"),
-            justify="right" if is_right else "left",
-            no_wrap=not is_long,
-            overflow="fold" if is_long else "ellipsis",
+            name,
+            justify="right" if column.startswith(">") else "left",
+            no_wrap=name not in folding,
+            overflow="fold",
+            min_width=None if name in folding else max(longest, len(name)),
         )
+    for index, row in enumerate(rows, 1):
+        cells = [Text(cell) if isinstance(cell, str) else cell for cell in row]  # text of users is no markup
+        table.add_row(*cells, end_section=index == section_after)
     return table
