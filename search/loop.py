@@ -29,10 +29,12 @@ from search.manifest import build_manifest
 from search.sampler import Preset
 from search.seeds import starting_seeds
 from search.space import SearchSpace
+from search.stopping import growth
 from search.study import TargetStudy
 from search.view import View
 
 DEVICES_S = 2.0  # how old the list of devices may be
+SNAPSHOT_S = 5.0  # how old a snapshot may be, should word of a change get lost
 
 
 class LoopEnd(StrEnum):
@@ -104,12 +106,15 @@ class SearchLoop:
             return LoopResult(LoopEnd.ENDED if is_over else LoopEnd.LOST, run.asked, error.message)
 
     def _turn_until(self, run: _Run, until: Callable[[], bool]) -> LoopResult:
+        view: View | None = None
+        seen_at = run.renewed_at
         while True:
             if until():
                 self._store.release_search(run.lease)
                 return LoopResult(LoopEnd.DRAINED, run.asked)
             now = self._renew(run)
-            view = View(self._store.snapshot(run.lease.job_id))
+            if view is None or (now - seen_at).total_seconds() >= SNAPSHOT_S:
+                view, seen_at = View(self._store.snapshot(run.lease.job_id)), now
             if view.job.state.is_terminal:
                 return LoopResult(LoopEnd.ENDED, run.asked, view.job.reason)
             if view.job.state is JobState.PAUSED:
@@ -120,8 +125,8 @@ class SearchLoop:
                 end = self._apply(run, view, action)
                 if end is not None:
                     return end
-            if not actions:
-                self._store.wait_for_change(run.lease.job_id, self._poll_s)
+            if actions or self._store.wait_for_change(run.lease.job_id, self._poll_s):
+                view = None
 
     def _apply(self, run: _Run, view: View, action: Action) -> LoopResult | None:
         store, lease = self._store, run.lease
@@ -173,7 +178,12 @@ class SearchLoop:
     def _end(self, run: _Run, action: End) -> None:
         if action.state is JobState.SUCCEEDED:
             view = View(self._store.snapshot(run.lease.job_id))
-            self._store.merge_report(run.lease, {"predictor": fit_trials(view).report(), **self._manifests(view)})
+            curves: dict[str, JsonValue] = {
+                str(target): [round(area, 6) for area in growth(view, target)]
+                for target in range(len(view.spec.targets))
+            }
+            report = {"predictor": fit_trials(view).report(), "hypervolume": curves, **self._manifests(view)}
+            self._store.merge_report(run.lease, report)
         self._store.end_job(run.lease, action.state, ended_by=action.ended_by, reason=action.reason)
 
     def _manifests(self, view: View) -> dict[str, JsonValue]:

@@ -68,13 +68,14 @@ def build_manifest(snapshot: JobSnapshot, point: Point, dense: Point) -> bytes:
         },
         "conditions": point.conditions,
         "reproduce": (
-            f"pruneloop bench {file_name(digest)} --against {file_name(dense_digest)} "
+            f"pruneloop bench {file_name(point)} --against {file_name(dense)} "
             f"--runtime {target.runtime} --threads {target.threads}"
         ),
     }
     return json.dumps(body, sort_keys=True, indent=2).encode()
 
 
-def file_name(digest: str) -> str:
-    """Return the name ``pruneloop download`` gives a file: short, and certain to be this one."""
-    return f"{digest.removeprefix('sha256:')[:12]}.onnx"
+def file_name(point: Point) -> str:
+    """Return the name that ``pruneloop download`` gives a point's measured file."""
+    who = "dense" if point.trial is None else f"trial-{point.trial:03d}"
+    return f"t{point.target}-{who}-{point.precision}.onnx"

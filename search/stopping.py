@@ -21,36 +21,47 @@ def plateau_length(parameters: int) -> int:
 
 
 def growth(view: View, target: int) -> list[float]:
-    """Return the hypervolume after each counted trial, in the order they finished.
-
-    The area is that of (latency ratio, error) up to the dense model's latency and the error a candidate may reach: what
-    lies beyond is no use to anybody and counts nothing.
-    """
-    reference = (1.0, 1.0 - view.dense_of(target).accuracy.search + allowed_drop(view.spec))
-    finished = [
-        trial
-        for trial in view.trials_of(target)
-        if trial.state.is_terminal and trial.build_id is not None and trial.state is not TrialState.CANCELLED
-    ]
-    finished.sort(key=lambda trial: (trial.finished_at or trial.created_at, trial.number))
-    points: list[tuple[float, float]] = []
-    areas = []
-    for trial in finished:
-        if trial.state is TrialState.SUCCEEDED and trial.values is not None:
-            points.append((trial.values.latency_ratio, trial.values.error))
-        areas.append(hypervolume(points, reference=reference))
-    return areas
-
-
-def has_plateaued(areas: Sequence[float], *, over: int, min_gain: float = MIN_GAIN) -> bool:
-    """Return whether the last ``over`` values gained less than a share ``min_gain``. A front with no area never has."""
-    if len(areas) <= over or areas[-1] <= 0:
-        return False
-    return areas[-1] - areas[-1 - over] < min_gain * areas[-1]
+    """Return the hypervolume after each counted trial, in the order they finished."""
+    points = _finished_points(view, target)
+    return [_area(view, target, points[: count + 1]) for count in range(len(points))]
 
 
 def is_searched_out(view: View, target: int, *, parameters: int) -> bool:
     """Return whether more trials of a target would likely bring nothing: a plateau, or no new architecture to find."""
     if trailing_duplicates(view.trials_of(target)) >= EXHAUSTED_AFTER:
         return True
-    return has_plateaued(growth(view, target), over=plateau_length(parameters))
+    points = _finished_points(view, target)
+    over = plateau_length(parameters)
+    if len(points) <= over:
+        return False
+    return has_plateaued(_area(view, target, points[:-over]), _area(view, target, points))
+
+
+def has_plateaued(before: float, now: float, *, min_gain: float = MIN_GAIN) -> bool:
+    """Return whether an area grew by less than a share ``min_gain``. A front with no area has not begun."""
+    return now > 0 and now - before < min_gain * now
+
+
+def _area(view: View, target: int, points: Sequence[tuple[float, float] | None]) -> float:
+    """Return the area of (latency ratio, error) up to the dense model's latency and the error a candidate may reach.
+
+    What lies beyond is of no use to anybody and counts nothing.
+    """
+    reference = (1.0, 1.0 - view.dense_of(target).accuracy.search + allowed_drop(view.spec))
+    return hypervolume([point for point in points if point is not None], reference=reference)
+
+
+def _finished_points(view: View, target: int) -> list[tuple[float, float] | None]:
+    """Return what each counted trial came to, in the order they finished; None where it gave no point."""
+    finished = [
+        trial
+        for trial in view.trials_of(target)
+        if trial.state.is_terminal and trial.build_id is not None and trial.state is not TrialState.CANCELLED
+    ]
+    finished.sort(key=lambda trial: (trial.finished_at or trial.created_at, trial.number))
+    return [
+        (trial.values.latency_ratio, trial.values.error)
+        if trial.state is TrialState.SUCCEEDED and trial.values is not None
+        else None
+        for trial in finished
+    ]

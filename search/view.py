@@ -54,9 +54,16 @@ class View:
     def trials_by_number(self) -> dict[int, Trial]:
         return {trial.number: trial for trial in self.snapshot.trials}
 
+    @cached_property
+    def _trials_by_target(self) -> dict[int, list[Trial]]:
+        found: dict[int, list[Trial]] = {}
+        for trial in sorted(self.snapshot.trials, key=lambda trial: trial.study_number):
+            found.setdefault(trial.target, []).append(trial)
+        return found
+
     def trials_of(self, target: int) -> list[Trial]:
         """Return a target's trials in the order they were asked."""
-        return sorted((t for t in self.snapshot.trials if t.target == target), key=lambda trial: trial.study_number)
+        return self._trials_by_target.get(target, [])
 
     def prepare_build(self, target: int) -> Build | None:
         """Return the prepare build of a target's batch, if it was added."""

@@ -16,7 +16,7 @@ from search.latency_model import MIN_TRIALS, features, fit, fit_target
 from search.loop import SearchLoop
 from search.rejecting import why_rejected
 from search.seeds import greedy_chain
-from search.stopping import growth, has_plateaued, plateau_length
+from search.stopping import growth, has_plateaued, is_searched_out, plateau_length
 from search.view import View
 from tests.unit.search.fakes import FEW, MANY, START, FakeLauncher, World, make_device, make_spec
 
@@ -41,13 +41,30 @@ def at(seconds: float):
 
 # --- stopping
 def test_a_front_that_grows_has_not_plateaued_and_one_that_stands_still_has():
-    assert not has_plateaued([0.01 * n for n in range(1, 40)], over=20)
-    assert has_plateaued([0.1, 0.2, *([0.3] * 21)], over=20)
+    assert not has_plateaued(0.30, 0.31)
+    assert has_plateaued(0.3100, 0.3101)
+    assert has_plateaued(0.3, 0.3)
 
 
-def test_a_young_or_empty_front_has_not_plateaued():
-    assert not has_plateaued([0.3] * 20, over=20)
-    assert not has_plateaued([0.0] * 50, over=20)
+def test_an_empty_front_has_not_plateaued_and_a_young_search_is_not_over():
+    assert not has_plateaued(0.0, 0.0)
+    _, view = searched(12)
+    assert not is_searched_out(view, 0, parameters=8)
+
+
+def test_a_search_that_only_repeats_what_it_has_is_over():
+    _, view = searched()
+    best = search_front(view, 0)[0]
+    later = [
+        best.model_copy(
+            update={"id": f"again-{n}", "number": 1000 + n, "study_number": 1000 + n, "finished_at": at(9e6)}
+        )
+        for n in range(20)
+    ]
+    rows = (*view.snapshot.trials, *later)
+    repeated = View(JobSnapshot(view.job, rows, view.snapshot.builds, view.snapshot.measurements))
+    assert is_searched_out(repeated, 0, parameters=8)
+    assert not is_searched_out(repeated, 0, parameters=12)
 
 
 def test_more_parameters_need_more_patience():
