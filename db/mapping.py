@@ -1,0 +1,105 @@
+"""Rows to nouns. Every column list that a noun needs stands beside the function that reads it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar
+
+from pydantic import BaseModel, JsonValue, TypeAdapter
+from sqlalchemy import ColumnElement, Row, case, extract, func
+
+from db.models import build, event, job, measurement, trial
+from domain.build import Build, BuildOutcome
+from domain.job import DeviceSelector, Job
+from domain.measurement import Measured, Measurement, MeasurementOutcome, Samples
+from domain.ports import Event
+from domain.trial import Trial
+
+AnyRow: TypeAlias = Row[*tuple[Any, ...]]
+M = TypeVar("M", bound=BaseModel)
+
+BUILD_OUTCOME: TypeAdapter[BuildOutcome] = TypeAdapter(BuildOutcome)
+MEASUREMENT_OUTCOME: TypeAdapter[MeasurementOutcome] = TypeAdapter(MeasurementOutcome)
+
+
+def seconds_since(moment: ColumnElement[Any]) -> ColumnElement[Any]:
+    return extract("epoch", func.now() - moment)
+
+
+PAUSED_S: ColumnElement[Any] = job.c.paused_s + case(
+    (job.c.paused_at.is_not(None), seconds_since(job.c.paused_at)), else_=0.0
+)
+
+JOB_COLUMNS = (
+    *(job.c[name] for name in ("id", "name", "spec", "state", "stage", "reason", "ended_by")),
+    *(job.c[name] for name in ("created_at", "started_at", "finished_at", "trials_asked", "report")),
+    PAUSED_S.label("paused_s"),
+)
+TRIAL_COLUMNS = (
+    *(column for column in trial.c if column.name != "told"),
+    trial.c.told.label("values"),
+)
+WORK_COLUMNS = (
+    "state",
+    "attempt",
+    "lease_until",
+    "cancel_requested",
+    "outcome",
+    "created_at",
+    "started_at",
+    "finished_at",
+)
+BUILD_COLUMNS = tuple(build.c[name] for name in ("id", "job_id", "key", "request", "progress", *WORK_COLUMNS))
+MEASUREMENT_COLUMNS = tuple(
+    measurement.c[name]
+    for name in (
+        *("id", "job_id", "key", "target", "selector_id", "selector_labels", "request", "device_id"),
+        *WORK_COLUMNS,
+    )
+)
+EVENT_COLUMNS = tuple(event.c[name] for name in ("id", "job_id", "type", "data", "at"))
+
+
+def job_of(row: AnyRow) -> Job:
+    return _read(Job, row)
+
+
+def trial_of(row: AnyRow) -> Trial:
+    return _read(Trial, row)
+
+
+def build_of(row: AnyRow) -> Build:
+    return _read(Build, row)
+
+
+def event_of(row: AnyRow) -> Event:
+    return Event(**row._mapping)
+
+
+def measurement_of(row: AnyRow, samples: Sequence[AnyRow] = ()) -> Measurement:
+    """Return a measurement; with rows of ``measurement_sample`` its raw samples are put back into the outcome."""
+    values = dict(row._mapping)
+    selector = DeviceSelector(id=values.pop("selector_id"), labels=values.pop("selector_labels"))
+    for sample in samples:
+        data = base64.b64encode(sample.data).decode("ascii")
+        values["outcome"]["candidates"][sample.position]["samples"] = {"pairs": sample.pairs, "data": data}
+    return Measurement.model_validate({**values, "selector": selector})
+
+
+def split_samples(outcome: MeasurementOutcome) -> tuple[MeasurementOutcome, dict[int, Samples]]:
+    """Return the outcome without raw samples, and the samples by the index of their candidate."""
+    if not isinstance(outcome, Measured):
+        return outcome, {}
+    samples = {index: timing.samples for index, timing in enumerate(outcome.candidates) if timing.samples is not None}
+    bare = tuple(timing.model_copy(update={"samples": None}) for timing in outcome.candidates)
+    return outcome.model_copy(update={"candidates": bare}), samples
+
+
+def as_json(value: BaseModel | Mapping[str, JsonValue]) -> Any:
+    """Return what a JSON column takes."""
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else dict(value)
+
+
+def _read(model: type[M], row: AnyRow) -> M:
+    return model.model_validate(dict(row._mapping))

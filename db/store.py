@@ -1,0 +1,58 @@
+"""The JobStore on PostgreSQL: the tables' sides put together."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from db import engine as schema
+from db.builds import BuildTables
+from db.devices import DeviceTables
+from db.jobs import JobTables
+from db.measurements import MeasurementTables
+from db.models import artifact
+from db.reaping import ReaperTables
+from db.search import SearchTables
+from db.tokens import TokenTables
+from domain.artifact import ArtifactRef
+from domain.errors import NotFound
+
+
+class SqlJobStore(JobTables, SearchTables, BuildTables, MeasurementTables, ReaperTables, DeviceTables, TokenTables):
+    """``domain.ports.JobStore`` on PostgreSQL. Safe to share between threads; make one in each process, after forking.
+
+    Every method raises ``Unavailable`` (``database_unavailable``) where the database does not answer: try again later.
+    """
+
+    def now(self) -> datetime:
+        """Return the database's clock."""
+        with self._transaction() as connection:
+            moment: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+            return moment
+
+    def record_artifact(self, ref: ArtifactRef) -> None:
+        """Note that a file is stored. The same bytes under another kind: the last word counts, so that a slip can be mended."""
+        values = {"digest": ref.digest, "size_bytes": ref.size_bytes, "kind": ref.kind}
+        put = upsert(artifact).values(values)
+        put = put.on_conflict_do_update(
+            index_elements=["digest"], set_={"kind": ref.kind}, where=artifact.c.kind != ref.kind
+        )
+        with self._transaction() as connection:
+            connection.execute(put)
+
+    def artifact(self, digest: str) -> ArtifactRef:
+        """Return what is known of a stored file. Raises NotFound."""
+        query = select(artifact.c.digest, artifact.c.size_bytes, artifact.c.kind).where(artifact.c.digest == digest)
+        with self._transaction() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            raise NotFound(
+                f"There is no artifact {digest}; upload it with POST /v1/artifacts.", metadata={"digest": digest}
+            )
+        return ArtifactRef.model_validate(dict(row._mapping))
+
+    def schema_is_current(self) -> bool:
+        """Whether the schema is the one this code was written for."""
+        return schema.schema_is_current(self._engine)

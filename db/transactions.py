@@ -1,0 +1,57 @@
+"""One transaction a method, and database errors told in our own words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy import exc as sql
+
+from domain.errors import Invalid, Unavailable
+
+
+@contextmanager
+def database_errors() -> Iterator[None]:
+    """Turn what the database says into ``Unavailable`` (away, busy, deadlock: try again) or ``Invalid`` (cannot be stored)."""
+    try:
+        yield
+    except (sql.OperationalError, sql.InterfaceError, sql.TimeoutError) as error:
+        # The first line only: SQLAlchemy adds the statement and its parameters, which may hold secrets.
+        detail = str(getattr(error, "orig", None) or "no free connection").strip().partition("\n")[0]
+        raise Unavailable(
+            f"The database did not answer: {detail}. Check that it runs, then try again.",
+            code="database_unavailable",
+            metadata={"detail": detail},
+        ) from error
+    except sql.DataError as error:
+        detail = str(error.orig).strip().partition("\n")[0]
+        raise Invalid(
+            f"This cannot be stored: {detail}. Take out NUL characters and numbers out of range.",
+            code="cannot_be_stored",
+            metadata={"detail": detail},
+        ) from error
+
+
+class Transactions:
+    """Base of the store's parts: each of their methods opens exactly one of these."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @contextmanager
+    def _transaction(self, *, is_snapshot: bool = False) -> Iterator[Connection]:
+        """Open a transaction; committed at the end, rolled back on any exception.
+
+        Args:
+            is_snapshot: Every statement sees the tables as they were at the first one.
+
+        Raises:
+            Unavailable: ``database_unavailable``.
+            Invalid: ``cannot_be_stored``.
+        """
+        with database_errors(), self._engine.connect() as connection:
+            if is_snapshot:
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")
+            with connection.begin():
+                yield connection
