@@ -17,9 +17,15 @@ EVALUATION_BATCH = 250
 
 
 def predict(
-    model: nn.Module, inputs: Tensor, compute: Compute, *, hold: Hold = nullcontext, batch: int = EVALUATION_BATCH
+    model: nn.Module,
+    inputs: Tensor,
+    compute: Compute,
+    *,
+    hold: Hold = nullcontext,
+    batch: int = EVALUATION_BATCH,
+    is_rough: bool = False,
 ) -> Tensor:
-    """Run a model in eval mode, in fp32, batch by batch.
+    """Run a model in eval mode, batch by batch, in fp32: the precision of the file a user gets.
 
     Args:
         model: On ``compute.device``; left in the mode it was in.
@@ -27,6 +33,7 @@ def predict(
         compute: Where to run.
         hold: Entered around every batch.
         batch: Samples a forward pass.
+        is_rough: Run in ``compute``'s own precision instead, which may be twice as fast.
 
     Returns:
         Logits of shape ``(N, classes)``, float32, on the CPU.
@@ -36,7 +43,7 @@ def predict(
     parts = []
     try:
         for chunk in inputs.split(batch):
-            with hold(), torch.inference_mode():
+            with hold(), torch.no_grad(), compute.autocast() if is_rough else nullcontext():
                 parts.append(model(compute.place(chunk)).float().cpu())
     finally:
         model.train(was_training)

@@ -225,7 +225,7 @@ class TorchBuilder:
         inputs = dense.splits.val[0][:SENSITIVITY_SAMPLES]
         labels = dense.labels("val", watch.hold)[:SENSITIVITY_SAMPLES]
         calibration = dense.calibration()[0]
-        base = accuracy_of(predict(dense.model, inputs, dense.compute, hold=watch.hold), labels)
+        base = accuracy_of(predict(dense.model, inputs, dense.compute, hold=watch.hold, is_rough=True), labels)
         mix = Candidate(sparsity={}, widths={}).importance
         groups = dense.groups().groups
         cases = [(group, sparsity) for group in groups for sparsity in SENSITIVITY_SPARSITIES]
@@ -233,7 +233,7 @@ class TorchBuilder:
         for number, (group, sparsity) in enumerate(cases):
             model = dense.prune({group.name: _narrowed(group, sparsity)}, mix, watch.hold)
             reestimate_batch_norm(model, calibration, dense.compute, hold=watch.hold, samples=SENSITIVITY_SAMPLES // 2)
-            after = accuracy_of(predict(model, inputs, dense.compute, hold=watch.hold), labels)
+            after = accuracy_of(predict(model, inputs, dense.compute, hold=watch.hold, is_rough=True), labels)
             losses[group.name][str(sparsity)] = round(base - after, 6)
             watch.tell((number + 1) / len(cases))
         return tuple(group.info.model_copy(update={"sensitivity": losses[group.name]}) for group in groups)
