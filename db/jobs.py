@@ -182,8 +182,8 @@ def _take_key(connection: Connection, principal: str, key: str, spec: JobSpec, j
     sha256 = hashlib.sha256(body.encode()).hexdigest()
     values = {"principal": principal, "key": key, "body_sha256": sha256, "job_id": job_id}
     # Waits for a request with the same key that is under way, and then finds its row.
-    taken = connection.execute(upsert(idempotency_key).values(values).on_conflict_do_nothing())
-    if taken.rowcount:
+    take = upsert(idempotency_key).values(values).on_conflict_do_nothing().returning(idempotency_key.c.job_id)
+    if connection.execute(take).one_or_none() is not None:
         return job_id
     same = idempotency_key.c.principal == principal, idempotency_key.c.key == key
     row = connection.execute(select(idempotency_key).where(*same)).one()
