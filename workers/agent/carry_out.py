@@ -110,9 +110,7 @@ def carry_out(job: ChildJob, report: Report) -> MeasurementOutcome:
         return failure(place.stage, place.index, f"{type(error).__name__}: {error}", Blame.CANDIDATE, "runtime_error")
 
 
-def failure(
-    stage: str, index: int, reason: str, blame: Blame, code: str, *, retryable: bool | None = None
-) -> Failed:
+def failure(stage: str, index: int, reason: str, blame: Blame, code: str, *, retryable: bool | None = None) -> Failed:
     """Make a failure; what the baseline does wrong is never a candidate's fault, but says something of the device."""
     if index == BASELINE and blame is Blame.CANDIDATE:
         blame, reason = Blame.DEVICE, f"The dense model fails on this device: {reason}"
@@ -150,9 +148,7 @@ def _measure(job: ChildJob, place: _Place) -> MeasurementOutcome:
         for file in files:
             place.at("check", file.index)
             if file.check is not None:
-                file.difference = verify(
-                    file.sessions[0], file.check, batch=request.batch, precision=request.precision
-                )
+                file.difference = verify(file.sessions[0], file.check, batch=request.batch, precision=request.precision)
                 file.sessions[0].bind(_feeds(file, file.sessions[0], request))
     watch = ThrottleWatch(sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (), job.root)
     preempted_before, cpu_before_s = _preemptions(), time.process_time()
@@ -246,9 +242,7 @@ def _measured(
     candidates = []
     for file, side, pairs in zip(files[1:], timed.candidates, timed.pairs, strict=True):
         if pairs.interval is None:
-            return failure(
-                "measure", file.index, f"No pair could be kept: {pairs.unmet}.", Blame.DEVICE, "throttled"
-            )
+            return failure("measure", file.index, f"No pair could be kept: {pairs.unmet}.", Blame.DEVICE, "throttled")
         ratio = pairs.interval
         candidates.append(
             CandidateTiming(

@@ -7,7 +7,6 @@ the parent wants an answer: when it closes, the child is gone, whatever it was d
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import json
 import os
@@ -16,20 +15,20 @@ import signal
 import sys
 import threading
 from contextlib import suppress
+from pathlib import Path
 
 from workers.agent.carry_out import ChildJob, carry_out
+from workers.agent.lifeline import die_with_parent
 
-PR_SET_PDEATHSIG = 1
 OOM_SCORE = "800"  # where memory runs out, the kernel should take this process and not the agent
 
 
 def main() -> None:
     """Carry out one job and leave without tearing anything down."""
     answers = _claim_standard_output()
-    _die_with_parent()
+    die_with_parent(signal.SIGKILL)
     with suppress(OSError):
-        with open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123 - not a file, and not there everywhere
-            file.write(OOM_SCORE)
+        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for name in sys.argv[1:]:
@@ -56,11 +55,6 @@ def _claim_standard_output() -> int:
     os.set_inheritable(answers, False)
     os.dup2(2, 1)
     return answers
-
-
-def _die_with_parent() -> None:
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _leave_at_end_of_input() -> None:

@@ -113,15 +113,17 @@ class ThrottleWatch:
     def __call__(self) -> bool:
         count = self._counted()
         is_counted, self._count = count > self._count, count
-        return is_counted or self._is_clock_low() or any(int(_text(path) or "0", 16) & PI_THROTTLED_NOW for path in self._pi)
+        return (
+            is_counted
+            or self._is_clock_low()
+            or any(int(_text(path) or "0", 16) & PI_THROTTLED_NOW for path in self._pi)
+        )
 
     def _is_clock_low(self) -> bool:
         clocks_khz = [int(_text(path) or "0") for path in self._clocks]
         if self._first_khz is None:
             self._first_khz = clocks_khz
-        return any(
-            0 < now < THROTTLED_CLOCK * first for now, first in zip(clocks_khz, self._first_khz, strict=True)
-        )
+        return any(0 < now < THROTTLED_CLOCK * first for now, first in zip(clocks_khz, self._first_khz, strict=True))
 
     def _counted(self) -> int:
         return sum(int(_text(path) or "0") for path in self._counters)

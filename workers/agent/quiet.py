@@ -109,7 +109,7 @@ def _try_lock(path: Path, operation: int) -> int | None:
         fcntl.flock(descriptor, operation)
         # A cleaner of the temp folder may have unlinked the file between open and lock: such a lock holds nobody off.
         with suppress(FileNotFoundError):
-            held, seen = os.fstat(descriptor), os.stat(path, follow_symlinks=False)
+            held, seen = os.fstat(descriptor), path.lstat()
             if (held.st_dev, held.st_ino) == (seen.st_dev, seen.st_ino):
                 return descriptor
     except BlockingIOError:

@@ -103,9 +103,7 @@ class SandboxRunner:
             try:
                 paths = {ref.digest: fetch(ref) for ref in references(request)}
             except PruneloopError as error:
-                return Failed(
-                    stage="fetch", reason=error.message, blame=Blame.SYSTEM, retryable=True, code=error.code
-                )
+                return Failed(stage="fetch", reason=error.message, blame=Blame.SYSTEM, retryable=True, code=error.code)
             fetch_s = time.monotonic() - begin_s
             before, warnings = observe(self._observers)
             memory_bytes = self._limits.memory_bytes or int(MEMORY_SHARE * psutil.virtual_memory().available)
@@ -167,7 +165,9 @@ class SandboxRunner:
                 return _explain(message, watched)
             if message is None:
                 if is_cancelled():
-                    return failure(watched.stage, watched.index, "Cancelled.", Blame.SYSTEM, "cancelled", retryable=False)
+                    return failure(
+                        watched.stage, watched.index, "Cancelled.", Blame.SYSTEM, "cancelled", retryable=False
+                    )
                 resident_bytes = child.resident_bytes()
                 if resident_bytes > memory_bytes:
                     return _too_much_memory(watched, resident_bytes, memory_bytes)
@@ -207,7 +207,9 @@ def _explain(ended: Ended, watched: _Watched) -> Failed:
         reason = "The measuring process was killed from outside, most likely by the kernel for lack of memory."
         return failure(watched.stage, watched.index, reason + words, Blame.CANDIDATE, "killed", retryable=True)
     if watched.stage == "start":
-        reason = f"The measuring process did not start ({name or f'exit {ended.returncode}'}); run `pruneloop agent doctor`."
+        reason = (
+            f"The measuring process did not start ({name or f'exit {ended.returncode}'}); run `pruneloop agent doctor`."
+        )
         return failure(watched.stage, watched.index, reason + words, Blame.DEVICE, "child_failed")
     if name is not None:
         reason = f"The runtime crashed ({name}) in stage {watched.stage}."

@@ -17,7 +17,9 @@ from domain.measurement import Samples, Verdict
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-P90_FLOOR = 64  # Source: MLPerf LoadGen, runs below which a percentile's own interval is wider than the percentile is worth
+P90_FLOOR = (
+    64  # Source: MLPerf LoadGen, runs below which a percentile's own interval is wider than the percentile is worth
+)
 P99_FLOOR = 662
 
 

@@ -95,9 +95,7 @@ def random_feeds(inputs: tuple[TensorSpec, ...], *, batch: int, seed: int = 0) -
     rng = np.random.default_rng(seed)
     feeds: dict[str, Array] = {}
     for spec in inputs:
-        shape = tuple(
-            size if size is not None else (batch if axis == 0 else 1) for axis, size in enumerate(spec.shape)
-        )
+        shape = tuple(size if size is not None else (batch if axis == 0 else 1) for axis, size in enumerate(spec.shape))
         dtype = np.dtype(spec.dtype)
         if dtype.kind == "f":
             values = rng.standard_normal(shape)

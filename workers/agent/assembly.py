@@ -1,0 +1,72 @@
+"""Puts an agent together from its settings and its identity: the only place that knows every part."""
+
+from __future__ import annotations
+
+from pydantic import JsonValue
+
+from workers.agent.api import AgentApi
+from workers.agent.fetch import ArtifactCache
+from workers.agent.inventory import agent_version, collect_inventory
+from workers.agent.journal import Journal
+from workers.agent.observers import default_observers, observe
+from workers.agent.presence import Presence
+from workers.agent.sandbox import SandboxLimits, SandboxRunner
+from workers.agent.session import AgentSession
+from workers.agent.settings import AgentSettings, Identity
+
+
+def make_api(settings: AgentSettings, identity: Identity) -> AgentApi:
+    return AgentApi(
+        settings.server_url or identity.server_url,
+        identity.device_token.get_secret_value(),
+        ca_file=settings.ca_file,
+    )
+
+
+def make_runner(settings: AgentSettings, *, facts: dict[str, JsonValue] | None = None) -> SandboxRunner:
+    return SandboxRunner(
+        interpreter=settings.interpreter,
+        limits=SandboxLimits(
+            start_s=settings.start_timeout_s,
+            stage_s=settings.stage_timeout_s,
+            memory_bytes=settings.memory_limit_bytes,
+        ),
+        observers=default_observers(settings.root),
+        facts=facts,
+        keep_spare=settings.keep_spare,
+        root=settings.root,
+    )
+
+
+def make_session(settings: AgentSettings, identity: Identity) -> AgentSession:
+    """Return what a wake works with; made once in the pool's child process."""
+    api = make_api(settings, identity)
+    cache = ArtifactCache(settings.state_dir / "artifacts", api.download, max_bytes=settings.cache_max_bytes)
+    observers = default_observers(settings.root)
+    runner = make_runner(
+        settings,
+        facts={"device_id": identity.device_id, "device": identity.name, "agent_version": agent_version()},
+    )
+    return AgentSession(
+        identity.device_id,
+        api,
+        runner,
+        cache.fetch,
+        Journal(settings.state_dir / "journal.jsonl"),
+        quiet_file=settings.quiet_file,
+        drain_file=settings.drain_file,
+        conditions=lambda: observe(observers)[0],
+        wake_s=settings.wake_s,
+    )
+
+
+def make_presence(settings: AgentSettings, identity: Identity) -> Presence:
+    """Return what the worker's main process says while nothing is measured."""
+    observers = default_observers(settings.root)
+    return Presence(
+        make_api(settings, identity),
+        identity.device_id,
+        conditions=lambda: observe(observers)[0],
+        inventory=lambda: collect_inventory(interpreter=settings.interpreter, root=settings.root),
+        interval_s=settings.presence_s,
+    )
