@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
-from client.commands.shared import USAGE
+from client.commands.shared import FAILED, OK, Json, make_console, say, write_json
+
+STYLE_OF_LEVEL = {"ok": "green", "warning": "yellow", "error": "red"}
 
 StateDir = Annotated[
     Path | None,
-    typer.Option(
-        "--state-dir", help="Where this device keeps its identity and journal.", envvar="PRUNELOOP_AGENT_STATE_DIR"
-    ),
+    typer.Option("--state-dir", help="Where this device keeps its identity; default: PRUNELOOP_AGENT_STATE_DIR."),
 ]
 
 
@@ -30,34 +30,48 @@ def register(app: typer.Typer) -> None:
 def join(
     server: Annotated[str, typer.Option("--server", help="URL of the server.")],
     token: Annotated[str, typer.Option("--token", help="Join token of `POST /v1/join_tokens`.")],
-    name: Annotated[str | None, typer.Option("--name", help="Default: this machine's name.")] = None,
+    name: Annotated[str, typer.Option("--name", help="Default: this machine's name.")] = "",
     label: Annotated[list[str] | None, typer.Option("--label", help="key=value; may be given again.")] = None,
     state_dir: StateDir = None,
+    as_json: Json = False,
 ) -> None:
     """Join this machine as a device, once."""
-    from workers.agent import __main__ as agent
+    from workers.agent.__main__ import join as join_server
 
     labels = dict(_label(text) for text in label or [])
-    agent.join(server, token, name or socket.gethostname(), labels, state_dir)
+    identity = join_server(server, token, name, labels, state_dir)
+    if as_json:
+        write_json({"device_id": identity.device_id, "name": identity.name, "server_url": identity.server_url})
+        return
+    say(f"Joined {identity.server_url} as {identity.name} ({identity.device_id}). Measure with: pruneloop agent run")
 
 
 def run(state_dir: StateDir = None) -> None:
     """Measure whatever waits for this device, until Ctrl-C."""
-    from workers.agent import __main__ as agent
+    from workers.agent.__main__ import run as run_agent
 
-    raise typer.Exit(agent.run(state_dir))
+    raise typer.Exit(run_agent(state_dir))
 
 
-def doctor() -> None:
+def doctor(state_dir: StateDir = None, as_json: Json = False) -> None:
     """Say what this machine can measure, what is missing, and what to install."""
-    from workers.agent import __main__ as agent
+    from workers.agent.__main__ import doctor as examine
 
-    raise typer.Exit(agent.doctor())
+    diagnosis = examine(state_dir)
+    if as_json:
+        write_json({**diagnosis.model_dump(mode="json"), "is_fit": diagnosis.is_fit})
+    else:
+        console = make_console()
+        for finding in diagnosis.findings:
+            console.print(
+                Text(f"{finding.level:8}", style=STYLE_OF_LEVEL.get(finding.level, "")), finding.name, end=": "
+            )
+            console.print(finding.detail, markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(OK if diagnosis.is_fit else FAILED)
 
 
 def _label(text: str) -> tuple[str, str]:
     key, sign, value = text.partition("=")
     if not sign or not key:
-        typer.echo(f"error: --label {text} is not key=value", err=True)
-        raise typer.Exit(USAGE)
+        raise typer.BadParameter(f"{text} is not key=value", param_hint="--label")
     return key, value

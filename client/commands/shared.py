@@ -62,6 +62,11 @@ def write_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def say(text: str) -> None:
+    """Write a sentence to standard output as it is."""
+    make_console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def show_error(error: PruneloopError) -> None:
     """Write an error and its next step to standard error."""
     sys.stderr.write(f"error: {error.message}\n")

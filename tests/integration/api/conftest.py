@@ -20,10 +20,11 @@ from sqlalchemy.engine import make_url
 from api.app import create_app
 from api.deps import ApiDependencies
 from client.api import PruneloopClient
+from db.artifacts import FileArtifactStore
 from db.engine import make_engine, upgrade
 from db.store import SqlJobStore
 from search.service import Capabilities, JobService
-from tests.unit.api.fakes import FakeArtifacts, FakeLauncher
+from tests.unit.api.fakes import FakeLauncher
 
 ADMIN = "integration-admin"
 
@@ -69,7 +70,7 @@ def live(fresh_database: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def make_app(store: SqlJobStore, launcher: FakeLauncher, folder: Path) -> FastAPI:
-    artifacts = FakeArtifacts(folder)
+    artifacts = FileArtifactStore(folder)
     return create_app(
         ApiDependencies(
             store=store,
