@@ -1,11 +1,12 @@
 """A measurement: artifacts timed on a device against the dense model, paired and interleaved.
 
 The number, as arithmetic: ``latency`` is the time of one ``run`` call of the exported file on inputs already in memory.
-A *block* is ``runs_per_block`` calls; its value is its duration / runs. A *pair* is one block of the baseline and one of the
-candidate, next to each other, in random order. ``speedup`` = median over pairs of (baseline block / candidate block), and its
-interval a bootstrap over instances and pairs. ``latency_ms`` of a candidate = baseline latency of the same pass / speedup.
+A *block* is ``runs_per_block`` calls in a row, as many on both sides; its value is its fastest call (interference only ever adds
+time). A *pair* is one block of the baseline and one of the candidate, next to each other, in random order. ``speedup`` = median
+over pairs of (baseline block / candidate block), and its interval a bootstrap over instances and pairs.
+``latency_ms`` of a candidate = baseline latency of the same pass / speedup.
 
-Source: duet benchmarking, arXiv:2001.05811; details in docs/measurement.md.
+Source: duet benchmarking, arXiv:2001.05811; the minimum, arXiv:1608.04295; details and figures in docs/measurement.md.
 """
 
 from __future__ import annotations
@@ -30,14 +31,18 @@ class MeasurementPlan(_Message):
     """Warm-up, pairs and limits of one measurement."""
 
     instances: int = Field(
-        default=3, ge=1, le=16, description="Fresh sessions of each side; one is drawn at random a block."
+        default=4, ge=1, le=16, description="Fresh sessions of each side; one is drawn at random a block."
     )
-    warmup_s: float = Field(default=0.2, ge=0)
-    block_ms: float = Field(default=5.0, gt=0, description="A block is at least this long.")
-    min_pairs: int = Field(default=20, ge=4)
-    max_s: float = Field(default=6.0, gt=0, description="Time for the timed region; then the interval is what it is.")
+    warmup_s: float = Field(
+        default=0.2, ge=0, description="Longest warm-up of one session; over once two 5-run medians agree within 2 %."
+    )
+    block_ms: float = Field(default=5.0, gt=0, description="A pair is at least two of these long.")
+    min_pairs: int = Field(default=30, ge=4)
+    max_s: float = Field(
+        default=2.0, gt=0, description="Timed region of one candidate; then the interval is what it is."
+    )
     half_width: float = Field(
-        default=0.01, gt=0, description="Stop when the interval's half-width over the ratio is below this."
+        default=0.0075, gt=0, description="Stop when the interval's half-width over the ratio is below this."
     )
     resolution: float = Field(
         default=0.005,
@@ -89,7 +94,7 @@ class FileTiming(_Message):
 
     load_ms: float
     first_ms: float
-    latency_ms: float = Field(description="Median block mean, this file alone.")
+    latency_ms: float = Field(description="Median of its blocks, this file alone.")
     p50_ms: float | None = None
     p90_ms: float | None = Field(default=None, description="Of single runs; null below 64 of them.")
     p99_ms: float | None = Field(default=None, description="Of single runs; null below 662 of them.")

@@ -167,7 +167,7 @@ def _measure(job: ChildJob, place: _Place) -> MeasurementOutcome:
         "threads": request.threads,
         "cores": list(job.cores) if job.cores is not None else None,
         "instances": len(files[BASELINE].sessions),
-        "runs_per_block": [side.runs_per_block for side in (timed.baseline, *timed.candidates)],
+        "runs_per_block": timed.runs_per_block,
         "warm_up_runs": [side.warm_up_runs for side in (timed.baseline, *timed.candidates)],
         "block_ms": request.plan.block_ms,
         "seed": request.plan.seed,

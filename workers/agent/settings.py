@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -75,9 +76,8 @@ class Identity(BaseModel):
     def save(self, state_dir: Path) -> None:
         """Write it whole or not at all, readable by its owner only."""
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        text = self.model_copy(update={"device_token": self.device_token.get_secret_value()}).model_dump_json(
-            indent=2, warnings=False
-        )
+        known = self.model_dump(mode="json") | {"device_token": self.device_token.get_secret_value()}
+        text = json.dumps(known, indent=2)
         handle, name = tempfile.mkstemp(dir=state_dir)  # 0600 from its first byte on
         with os.fdopen(handle, "w") as file:
             file.write(text)

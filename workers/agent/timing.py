@@ -1,7 +1,8 @@
 """The paired measurement. One module times every runtime with the same code; a runtime never times itself.
 
     latency   time of one ``run()`` call on inputs already in memory
-    block     ``runs_per_block`` calls in a row, at least ``plan.block_ms`` long; its value is its duration / runs
+    block     ``runs_per_block`` calls in a row, as many on both sides; its value is its fastest call: what else the machine
+              does only ever adds time, and a stolen millisecond is worse than none
     pair      one block of the baseline and one of a candidate, next to each other, in random order
     speedup   median over pairs of (baseline block / candidate block)
 
@@ -9,7 +10,8 @@ Both sides go through the same: as many fresh instances, one drawn at random for
 same warm-up. Several candidates take turns (round robin), each with a baseline block of its own at its side. A candidate whose
 interval is tight enough leaves the round, so that time goes where noise is.
 
-Source: duet benchmarking, arXiv:2001.05811; why medians of pairs and several instances: docs/measurement.md.
+Source: duet benchmarking, arXiv:2001.05811; the minimum: Chen and Revels, arXiv:1608.04295. What each of these choices buys, in
+figures: docs/measurement.md.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ WARM_UP_RUNS = 5
 WARM_UP_AGREEMENT = 0.02
 UNTIMED_RUNS = 2
 LONG_RUN_MS = 20.0  # from here on one untimed run: the caches are long since warm
-SINGLE_RUN_FLOOR_MS = 0.02  # a clock call takes about 0.1 µs: 0.5 % of this, and the same on both sides
+FEWEST_RUNS = 3  # of a block, unless they are long: a minimum of one is no minimum
+SAMPLE_FLOOR_MS = 0.02  # a clock call takes about 0.1 µs: 0.5 % of this, and the same on both sides
 LOOKS_GROWTH = 1.25  # the interval is looked at each time the pairs grew by this: few looks, little bootstrap time
 THROTTLED_IN_A_ROW = 3
 NS_PER_MS = 1e6
@@ -48,7 +51,6 @@ class Contender:
 
     sessions: Sequence[Session]
     run_ms: float = 0.0
-    runs_per_block: int = 1
     block_ms: list[float] = field(default_factory=list)
     single_ms: list[float] = field(default_factory=list)
     timed_runs: int = 0
@@ -78,6 +80,7 @@ class Pass:
     baseline: Contender
     candidates: tuple[Contender, ...]
     pairs: tuple[Pairs, ...]
+    runs_per_block: int
     warm_up_s: float
     measure_s: float
     is_throttled: bool
@@ -111,15 +114,14 @@ def measure(
             _warm_up(side, plan, clock_ns)
         warm_ns = clock_ns()
         report_stage("measure")
-        is_single = min(side.run_ms for side in sides) >= SINGLE_RUN_FLOOR_MS
-        untimed = 1 if max(side.run_ms for side in sides) >= LONG_RUN_MS else UNTIMED_RUNS
-        timer = _BlockTimer(clock_ns, rng, untimed, is_single)
+        timer = _BlockTimer.planned(sides, plan, clock_ns, rng)
         pairs, is_throttled = _take_pairs(sides, plan, timer, is_disturbed)
         end_ns = clock_ns()
     return Pass(
         baseline=sides[0],
         candidates=tuple(sides[1:]),
         pairs=tuple(pairs),
+        runs_per_block=timer.samples * timer.runs_per_sample,
         warm_up_s=(warm_ns - begin_ns) / 1e9,
         measure_s=(end_ns - warm_ns) / 1e9,
         is_throttled=is_throttled,
@@ -163,38 +165,56 @@ def _warm_up(side: Contender, plan: MeasurementPlan, clock_ns: Callable[[], int]
         side.is_steady = side.is_steady and is_steady
         medians.append(before)
     side.run_ms = float(np.median(medians))
-    side.runs_per_block = max(1, int(np.ceil(plan.block_ms / max(side.run_ms, 1e-6))))
 
 
 @dataclass
 class _BlockTimer:
-    """Times one block; the same code for every side."""
+    """Times one block; the same code and the same counts for every side.
+
+    A block is ``samples`` stretches of ``runs_per_sample`` calls, one call unless it is too short for the clock.
+    """
 
     clock_ns: Callable[[], int]
     rng: np.random.Generator
     untimed: int
-    is_single: bool
+    samples: int
+    runs_per_sample: int
+
+    @classmethod
+    def planned(
+        cls, sides: Sequence[Contender], plan: MeasurementPlan, clock_ns: Callable[[], int], rng: np.random.Generator
+    ) -> _BlockTimer:
+        fastest_ms = max(min(side.run_ms for side in sides), 1e-6)
+        # The middle of the fastest and the slowest: equal counts make minima comparable, and a much faster candidate must
+        # not make the baseline's blocks long.
+        middle_ms = max(float(np.sqrt(fastest_ms * max(side.run_ms for side in sides))), 1e-6)
+        is_long = max(side.run_ms for side in sides) >= LONG_RUN_MS
+        runs_per_sample = int(np.ceil(SAMPLE_FLOOR_MS / fastest_ms))
+        samples = int(np.ceil(plan.block_ms / middle_ms / runs_per_sample))
+        return cls(
+            clock_ns=clock_ns,
+            rng=rng,
+            untimed=1 if is_long else UNTIMED_RUNS,
+            samples=max(samples, 1 if is_long else FEWEST_RUNS),
+            runs_per_sample=runs_per_sample,
+        )
 
     def block(self, side: Contender) -> tuple[float, int]:
         """Return the block's value in ms and the instance it was drawn for."""
         instance = int(self.rng.integers(len(side.sessions)))
-        run, clock_ns, runs = side.sessions[instance].run, self.clock_ns, side.runs_per_block
+        run, clock_ns, runs = side.sessions[instance].run, self.clock_ns, range(self.runs_per_sample)
         for _ in range(self.untimed):
             run()
-        if self.is_single:
-            stamps = [clock_ns()]
-            for _ in range(runs):
+        stamps = [clock_ns()]
+        for _ in range(self.samples):
+            for _ in runs:
                 run()
-                stamps.append(clock_ns())
-            side.single_ms.extend((np.diff(stamps) / NS_PER_MS).tolist())
-            duration_ns = stamps[-1] - stamps[0]
-        else:
-            start_ns = clock_ns()
-            for _ in range(runs):
-                run()
-            duration_ns = clock_ns() - start_ns
-        side.timed_runs += runs
-        return duration_ns / NS_PER_MS / runs, instance
+            stamps.append(clock_ns())
+        samples_ms = np.diff(stamps) / (NS_PER_MS * self.runs_per_sample)
+        if self.runs_per_sample == 1:
+            side.single_ms.extend(samples_ms.tolist())
+        side.timed_runs += self.samples * self.runs_per_sample
+        return float(samples_ms.min()), instance
 
 
 def _take_pairs(
@@ -211,7 +231,7 @@ def _take_pairs(
             start_s = (timer.clock_ns() - begin_ns) / 1e9
             _one_pair(sides[0], sides[index + 1], own, timer, start_s)
             if is_disturbed():
-                _discard(own, sides[0], sides[index + 1])
+                _discard(own, sides[0], sides[index + 1], timer)
                 disturbed_in_a_row += 1
                 is_throttled = is_throttled or disturbed_in_a_row > THROTTLED_IN_A_ROW
             else:
@@ -245,13 +265,13 @@ def _one_pair(baseline: Contender, candidate: Contender, own: Pairs, timer: _Blo
     own.candidate_instance.append(candidate_instance)
 
 
-def _discard(own: Pairs, baseline: Contender, candidate: Contender) -> None:
+def _discard(own: Pairs, baseline: Contender, candidate: Contender, timer: _BlockTimer) -> None:
     for values in (own.baseline_ms, own.candidate_ms, own.start_s, own.baseline_instance, own.candidate_instance):
         values.pop()
     for side in (baseline, candidate):
         side.block_ms.pop()
         if side.single_ms:
-            del side.single_ms[-side.runs_per_block :]
+            del side.single_ms[-timer.samples :]
     own.discarded += 1
 
 
