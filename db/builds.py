@@ -8,10 +8,11 @@ from pydantic import JsonValue
 from sqlalchemy import and_, or_, select, update
 
 from db import leases
+from db.files import record_files
 from db.mapping import BUILD_COLUMNS, BUILD_OUTCOME, as_json, build_of
 from db.models import build
 from db.transactions import Transactions
-from domain.build import Build, BuildOutcome
+from domain.build import Build, BuildOutcome, BuildResult
 from domain.messages import HeartbeatAction
 from domain.work import WorkState
 
@@ -75,6 +76,8 @@ class BuildTables(Transactions):
                 return
             if row.attempt != attempt or row.state != WorkState.LEASED:
                 raise leases.stale("build", build_id, attempt)
+            if isinstance(outcome, BuildResult):
+                record_files(connection, outcome.files)
             leases.settle(connection, build, row, outcome, sha256)
 
     def release_build(self, build_id: str, attempt: int) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 
 from sqlalchemy import func, select
-from sqlalchemy.dialects.postgresql import insert as upsert
 
 from db import engine as schema
 from db.builds import BuildTables
 from db.devices import DeviceTables
+from db.files import record_files
 from db.jobs import JobTables
 from db.measurements import MeasurementTables
 from db.models import artifact
@@ -34,13 +34,8 @@ class SqlJobStore(JobTables, SearchTables, BuildTables, MeasurementTables, Reape
 
     def record_artifact(self, ref: ArtifactRef) -> None:
         """Note that a file is stored. The same bytes under another kind: the last word counts, so that a slip can be mended."""
-        values = {"digest": ref.digest, "size_bytes": ref.size_bytes, "kind": ref.kind}
-        put = upsert(artifact).values(values)
-        put = put.on_conflict_do_update(
-            index_elements=["digest"], set_={"kind": ref.kind}, where=artifact.c.kind != ref.kind
-        )
         with self._transaction() as connection:
-            connection.execute(put)
+            record_files(connection, [ref])
 
     def artifact(self, digest: str) -> ArtifactRef:
         """Return what is known of a stored file. Raises NotFound."""

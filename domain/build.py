@@ -121,6 +121,12 @@ class BuildResult(_Message):
     versions: dict[str, str] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    @property
+    def files(self) -> tuple[ArtifactRef, ...]:
+        """Every file this build made."""
+        made = (ref for built in self.artifacts for ref in (built.artifact, built.check))
+        return (self.weights, *made)
+
 
 BuildOutcome = Annotated[BuildResult | Failed, Field(discriminator="status")]
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Blame(StrEnum):
-    """Who is to blame: a candidate is told to the search as infeasible, a device's work is tried elsewhere, the system's retried."""
+    """Who is to blame decides what is next: a candidate's failure is told to the search, a device's and the system's are retried."""
 
     CANDIDATE = "candidate"
     DEVICE = "device"
