@@ -76,7 +76,9 @@ def paired_ratio(
     value = float(np.median(logs))
     medians = np.median(logs[rng.integers(0, pairs, (resamples, pairs))], axis=1)
     spread = instance_variance(logs, baseline_instance) + instance_variance(logs, candidate_instance)
-    medians = medians + rng.normal(0.0, np.sqrt(spread), resamples)
+    # A variance of a handful of instances is itself uncertain: Student's t, not the normal distribution.
+    freedom = max(1, len(np.unique(baseline_instance)) + len(np.unique(candidate_instance)) - 2)
+    medians = medians + np.sqrt(spread) * rng.standard_t(freedom, resamples)
     tail = (1 - confidence) / 2 * 100
     low, high = np.percentile(medians, (tail, 100 - tail))
     floor = np.log1p(resolution)
