@@ -52,7 +52,7 @@ class LinePrinter:
             progress.finals_done,
             progress.best_speedup,
             tuple(item.device for item in progress.measurements_running),
-            tuple(_build_stage(build.kind, build.progress) for build in progress.builds_running),
+            tuple((build.kind, str(build.progress.get("stage"))) for build in progress.builds_running),
         )
         if news != self._last:
             self._last = news

@@ -28,7 +28,7 @@ class GroupInfo(BaseModel):
     macs: int = Field(ge=0, description="Multiply-accumulates per sample of the group's producing layers.")
     sensitivity: dict[str, float] = Field(
         default_factory=dict,
-        description="Sparsity (as text, e.g. '0.5') -> accuracy lost on the search split, this group alone, batch norm re-estimated.",
+        description="Sparsity (as text, e.g. '0.5') -> accuracy lost on the search split, this group alone, re-normalised.",
     )
 
 

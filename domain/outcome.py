@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Blame(StrEnum):
-    """Who is to blame decides what is next: a candidate's failure is told to the search, a device's and the system's are retried."""
+    """Who is to blame decides what is next: a candidate's failure is told to the search, others are retried."""
 
     CANDIDATE = "candidate"
     DEVICE = "device"

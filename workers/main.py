@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import threading
-from typing import Any
+from typing import TYPE_CHECKING
 
 from celery import Celery, signals
 
@@ -17,8 +17,12 @@ from settings import BuildSettings, CoreSettings, ReaperSettings, SearchSettings
 from workers.celery import make_app
 from workers.drain import arm_drain_file, die_with_parent, touch_on_shutdown
 
+if TYPE_CHECKING:
+    from workers.build import BuildWork
+    from workers.search import SearchWork
+
 ROLES = ("search", "build", "reaper")
-_work: dict[str, Any] = {}  # one process, one role: what the task of this child works with, made once
+_work: dict[str, SearchWork | BuildWork] = {}  # what the one task of this child works with, made once
 
 
 def run_worker(role: str) -> int:
@@ -71,13 +75,12 @@ def build_wake() -> None:
     _child_work("build").run()
 
 
-def _child_work(role: str) -> Any:
+def _child_work(role: str) -> SearchWork | BuildWork:
     if role not in _work:
-        make = {
-            "search": lambda: bootstrap.make_search_work(SearchSettings()),
-            "build": lambda: bootstrap.make_build_work(BuildSettings()),
-        }
-        _work[role] = make[role]()
+        if role == "search":
+            _work[role] = bootstrap.make_search_work(SearchSettings())
+        else:
+            _work[role] = bootstrap.make_build_work(BuildSettings())
     return _work[role]
 
 

@@ -32,10 +32,12 @@ class SearchWork:
             lease = self.store.lease_search(self.owner, lease_s=LEASE_S)
             if lease is None:
                 break
-            slice_end = time.monotonic() + self.slice_s
             try:
-                self.loop.run(lease, until=lambda end=slice_end: self.is_draining() or time.monotonic() > end)
+                self.loop.run(lease, until=self._end_of_slice(time.monotonic() + self.slice_s))
             except StaleAttempt:
                 log.warning("job %s: its search lease went to another worker", lease.job_id)
             slices += 1
         return slices
+
+    def _end_of_slice(self, end: float) -> Callable[[], bool]:
+        return lambda: self.is_draining() or time.monotonic() > end

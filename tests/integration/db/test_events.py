@@ -146,7 +146,7 @@ def test_a_change_of_another_job_is_none_of_ours(store: SqlJobStore, seeds: Seed
 def test_no_change_of_many_is_heard_late(store: SqlJobStore, seeds: Seeds) -> None:
     """A reader that only ever waits sees each of a writer's changes soon: none is lost between looking and listening."""
     job, lease = seeds.job()
-    changes = 60
+    changes = 40
     store.snapshot(job.id)
 
     def write() -> None:

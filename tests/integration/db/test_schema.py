@@ -66,7 +66,7 @@ def test_a_newer_schema_than_ours_is_not_current(fresh: tuple[str, Engine]) -> N
 
 def test_the_migrations_make_what_the_models_say(engine: Engine) -> None:
     with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
         names = connection.execute(
             text("SELECT conname FROM pg_constraint WHERE contype = 'c' AND connamespace = 'public'::regnamespace")

@@ -252,6 +252,8 @@ class FakeArtifacts:
         return self._path(digest).read_bytes()
 
     def local_path(self, digest: str) -> Path:
+        if not self.exists(digest):
+            raise NotFound(f"There is no artifact {digest}.")
         return self._path(digest)
 
     def exists(self, digest: str) -> bool:
