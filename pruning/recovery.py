@@ -161,9 +161,9 @@ def train(
                 with compute.autocast():
                     logits = model(inputs)
                 loss = loss_of(logits.float(), data, index, recipe)
-                if not bool(torch.isfinite(loss)):
+                if not bool(torch.isfinite(loss.detach())):
                     raise TrainingDiverged(
-                        f"The loss is {float(loss)} at step {step + 1} of {steps}; lower recovery's learning rate"
+                        f"The loss is {float(loss.detach())} at step {step + 1} of {steps}; lower recovery's learning rate"
                         f" (now {recipe.learning_rate:g}) or prune less."
                     )
                 optimizer.zero_grad(set_to_none=True)
