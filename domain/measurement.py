@@ -37,7 +37,7 @@ class MeasurementPlan(_Message):
         default=0.2, ge=0, description="Longest warm-up of one session; over once two 5-run medians agree within 2 %."
     )
     block_ms: float = Field(default=5.0, gt=0, description="A pair is at least two of these long.")
-    min_pairs: int = Field(default=30, ge=4)
+    min_pairs: int = Field(default=40, ge=4)
     max_s: float = Field(
         default=2.0, gt=0, description="Timed region of one candidate; then the interval is what it is."
     )

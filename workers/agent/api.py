@@ -121,7 +121,7 @@ class AgentApi:
                 if response.is_error:
                     response.read()
                     raise _error(response)
-                yield response.iter_raw(1 << 20)
+                yield response.iter_bytes(1 << 20)
         except httpx.TransportError as error:
             raise _away(self._client.base_url, error) from error
 

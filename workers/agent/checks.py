@@ -46,7 +46,8 @@ def read_check(path: Path) -> Check:
         BadCheck: If it is not such a file; pickled arrays are refused, never loaded.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here: numpy leaves the file of a damaged archive open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             inputs = {key.removeprefix(INPUT): arrays[key] for key in arrays.files if key.startswith(INPUT)}
             outputs = {key.removeprefix(OUTPUT): arrays[key] for key in arrays.files if key.startswith(OUTPUT)}
     except (OSError, ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:

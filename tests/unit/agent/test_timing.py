@@ -53,7 +53,7 @@ def test_the_same_file_twice_is_a_tie_within_one_percent() -> None:
 def test_the_same_file_twice_is_a_tie_on_a_loaded_machine() -> None:
     intervals = [paired(1.0, seed=seed, burst=0.2, noise=0.05).pairs[0].interval for seed in range(20)]
     assert sum(abs(one.value - 1) <= 0.01 for one in intervals if one) >= 18
-    assert sum(one.verdict is not Verdict.TIE for one in intervals if one) <= 1
+    assert sum(one.verdict is not Verdict.TIE for one in intervals if one) <= 2
 
 
 @pytest.mark.parametrize("slow_down", [1.02, 1.05, 1.2])
