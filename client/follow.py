@@ -63,8 +63,9 @@ class LinePrinter:
 def summary_line(view: JobView) -> str:
     """Return a job's progress in one line."""
     progress = view.progress
+    state, stage = view.state.value.lower(), view.stage.value.replace("_", " ")
     parts = [
-        f"{view.state.value.lower()}: {view.stage.value.replace('_', ' ')}",
+        state if stage in {state, "done"} else f"{state}: {stage}",
         f"trials {progress.trials_finished}/{progress.trials_budget}",
     ]
     if progress.finals_wanted:

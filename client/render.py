@@ -159,7 +159,7 @@ def _cells(point: Point, tie: str, files: Mapping[str, str] | None) -> tuple[str
 
 
 def _digits(latency_ms: float) -> int:
-    return 3 if latency_ms < 10 else 2 if latency_ms < 100 else 1
+    return 4 if latency_ms < 1 else 3 if latency_ms < 10 else 2 if latency_ms < 100 else 1
 
 
 def _target_name(front: Front, spec: JobSpec | None) -> str:

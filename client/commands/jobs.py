@@ -215,7 +215,7 @@ def _watch(client: PruneloopClient, job_id: str, *, as_json: bool) -> int:
         return INTERRUPTED
     if view.state in {JobState.SUCCEEDED, JobState.STOPPED}:
         return OK
-    sys.stderr.write(f"{view.id} is {view.state.value}: {view.reason or 'no reason was given'}\n")
+    sys.stderr.write(f"{view.id} is {view.state.value}" + (f": {view.reason}\n" if view.reason else ".\n"))
     return FAILED
 
 

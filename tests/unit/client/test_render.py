@@ -28,7 +28,7 @@ def test_a_front_fits_a_terminal_of_120_columns_without_losing_a_number() -> Non
     assert max(len(line) for line in text.splitlines()) <= 120
     assert "…" not in text
     assert "2.31x [2.26, 2.36]" in text
-    assert "0.534 [0.524, 0.545]" in text
+    assert "0.5342 [0.5235, 0.5449]" in text
     assert "target 0: onnxruntime on class=edge" in text
     rows = [line.split() for line in text.splitlines()]
     trials = [row[0] for row in rows if row and row[0] in {"dense", "7", "12"}]
