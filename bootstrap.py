@@ -147,7 +147,7 @@ def process_name(role: str) -> str:
 def default_threads() -> int:
     """One thread is left for the measurement where builder and device are one host."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores)
+    return max(1, cores - 1)
 
 
 def configure_logging(level: str) -> None:

@@ -15,7 +15,7 @@ def demo_job(trials: int | None = None) -> dict[str, Any]:
     """
     return {
         "name": "demo: resnet8 on mnist-5k, twice as fast on this machine",
-        "model": {"source": "builtin", "name": "resnet8", "params": {"width": 16}},
+        "model": {"source": "builtin", "name": "resnet8", "params": {"width": 32}},
         "data": {"source": "builtin", "name": "mnist-5k"},
         "targets": [{"device": {"labels": {}}, "runtime": "onnxruntime", "precision": ["fp32"], "speedup": 2.0}],
         "objective": {"max_drop": 0.01},

@@ -101,5 +101,10 @@ def as_json(value: BaseModel | Mapping[str, JsonValue]) -> Any:
     return value.model_dump(mode="json") if isinstance(value, BaseModel) else dict(value)
 
 
+def plain(text: str | None) -> str | None:
+    """Return text that a TEXT column takes: a reason may quote what a device sent, and PostgreSQL knows no NUL."""
+    return text.replace("\x00", "\ufffd") if text is not None else None
+
+
 def _read(model: type[M], row: AnyRow) -> M:
     return model.model_validate(dict(row._mapping))

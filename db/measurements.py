@@ -105,10 +105,12 @@ class MeasurementTables(Transactions):
     def _claim_own(self, connection: Connection, device_id: str, lease_s: float) -> AnyRow | None:
         """Lease what the device had when it fell silent anew, or end or free it where it may not go on."""
         has_it = and_(measurement.c.device_id == device_id, measurement.c.state == WorkState.LEASED)
-        row = connection.execute(select(measurement).where(has_it)).one_or_none()
-        if row is None:
+        held = connection.execute(select(measurement).where(has_it)).one_or_none()
+        if held is None:
             return None
-        same = leases.is_held(measurement, row.id, row.attempt, device_id=device_id)
+        # The job's lock comes before the row's, also here: an UPDATE that finds its row changed keeps a lock on it all the same.
+        row = leases.lock_work(connection, measurement, held.id)
+        same = leases.is_held(measurement, held.id, held.attempt, device_id=device_id)
         may_go_on = exists().where(device.c.id == device_id, device.c.state == DeviceState.ACTIVE, _matches(device))
         again = and_(same, measurement.c.cancel_requested.is_(False), ~leases.has_used_up(measurement), may_go_on)
         claimed = self._lease(connection, again, device_id, lease_s)
@@ -213,7 +215,7 @@ def settle_silent(
     Args:
         connection: In a transaction.
         table: ``build`` or ``measurement``.
-        row: As read, not locked.
+        row: As read before it is locked here.
         is_due: Asked again under the lock: a heartbeat may have come since.
 
     Returns:

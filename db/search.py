@@ -22,6 +22,7 @@ from db.mapping import (
     as_json,
     build_of,
     measurement_of,
+    plain,
     trial_of,
 )
 from db.models import build, job, measurement, trial
@@ -101,6 +102,7 @@ class SearchTables(Transactions):
         """Show where the job is, and why it waits. Raises StaleAttempt."""
         with self._transaction() as connection:
             row = _hold_live(connection, lease)
+            reason = plain(reason)
             if (row.stage, row.reason) == (stage, reason):
                 return
             connection.execute(update(job).where(job.c.id == row.id).values(stage=stage, reason=reason))
@@ -116,12 +118,14 @@ class SearchTables(Transactions):
         """End the job and cancel what is left of its work. One that was asked to stop meanwhile ends STOPPED, not SUCCEEDED.
 
         Raises:
-            StaleAttempt: The lease is lost, or the job is over already.
-            WrongState: The job may not end so now (it was paused, say).
+            StaleAttempt: The lease is lost, the job is over already, or it was paused since it was looked at.
+            WrongState: A job in this state never ends so.
         """
         with self._transaction() as connection:
             row = _hold_live(connection, lease)
             before = JobState(row.state)
+            if before is JobState.PAUSED:
+                raise StaleAttempt(f"Job {row.id} was paused meanwhile; it ends once it is resumed.")
             if before is JobState.STOPPING and state is JobState.SUCCEEDED:
                 state, ended_by = JobState.STOPPED, EndedBy.USER
             if state not in JOB_TRANSITIONS[before] or not state.is_terminal:
@@ -129,7 +133,7 @@ class SearchTables(Transactions):
                     f"A job in state {before} cannot end as {state}; read its state and decide anew.",
                     metadata={"state": before.value, "wanted": state.value},
                 )
-            close_job(connection, row.id, state, ended_by=ended_by, reason=reason)
+            close_job(connection, row.id, state, ended_by=ended_by, reason=plain(reason))
 
     # --- trials and their work --------------------------------------------------------------------------------------
     def add_trial(self, lease: SearchLease, trial: NewTrial) -> Trial:
@@ -210,7 +214,7 @@ class SearchTables(Transactions):
             held = _trial(connection, row.id, trial_id)
             if held.state == state and state.is_terminal:
                 return
-            _move_trial(connection, held, state, told=values, reason=reason, finished_at=func.now())
+            _move_trial(connection, held, state, told=values, reason=plain(reason), finished_at=func.now())
             data = trial_event(held, state)
             if values is not None:
                 data["values"] = as_json(values)

@@ -9,9 +9,10 @@ from datetime import datetime, timedelta
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
+from db import models
 from db.devices import inventory_columns, read_device
 from db.ids import new_id
-from db.models import api_token, device, join_token
+from db.models import api_token, device
 from db.transactions import Transactions
 from domain.device import Device, DeviceState
 from domain.errors import Unauthorized
@@ -32,22 +33,24 @@ class TokenTables(Transactions):
             "labels": dict(labels),
         }
         with self._transaction() as connection:
-            added = connection.execute(insert(join_token).values(values).returning(join_token.c.expires_at))
+            added = connection.execute(
+                insert(models.join_token).values(values).returning(models.join_token.c.expires_at)
+            )
             expires_at: datetime = added.scalar_one()
             return expires_at
 
-    def register_device(self, join_token_: str, registration: Registration) -> Device:
+    def register_device(self, join_token: str, registration: Registration) -> Device:
         """Use up one use of a join token and insert the device, in one transaction. The token's labels win over the device's own.
 
         Raises:
             Unauthorized: ``bad_join_token``: unknown, expired or used up.
         """
         use = (
-            update(join_token)
-            .where(join_token.c.token_sha256 == _sha256(join_token_))
-            .where(join_token.c.uses_left > 0, join_token.c.expires_at > func.now())
-            .values(uses_left=join_token.c.uses_left - 1)
-            .returning(join_token.c.labels)
+            update(models.join_token)
+            .where(models.join_token.c.token_sha256 == _sha256(join_token))
+            .where(models.join_token.c.uses_left > 0, models.join_token.c.expires_at > func.now())
+            .values(uses_left=models.join_token.c.uses_left - 1)
+            .returning(models.join_token.c.labels)
         )
         with self._transaction() as connection:
             labels = connection.execute(use).scalar_one_or_none()

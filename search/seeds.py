@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from domain.candidate import Candidate, GroupInfo
-from search.space import MAX_SPARSITY, SearchSpace, macs_fraction, probes, step_for
+from search.space import MAX_SPARSITY, SearchSpace, macs_fraction, probes, widths_of
 
 UNIFORM = (0.5, 0.25, 0.75, 0.625, 0.375)
 MACS_BUDGETS = (0.3, 0.5, 0.15, 0.07, 0.7)
@@ -101,9 +101,8 @@ class _Step:
 
 
 def _step_down(group: GroupInfo, width: int) -> _Step | None:
-    step = step_for(group.channels)
-    narrower = (width - 1) // step * step
-    if narrower < step or narrower < group.channels * (1 - MAX_SPARSITY):
+    narrower = max((one for one in widths_of(group.channels) if one < width), default=0)
+    if narrower == 0 or narrower < group.channels * (1 - MAX_SPARSITY):
         return None
     lost = loss_at(group, 1 - narrower / group.channels) - loss_at(group, 1 - width / group.channels)
     return _Step(narrower, lost, group.macs * (width - narrower) / group.channels)

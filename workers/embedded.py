@@ -91,6 +91,8 @@ class Embedded:
             "PRUNELOOP_ARTIFACT_DIR": str(self.folders.data_dir / "artifacts"),
             "PRUNELOOP_ADMIN_TOKEN_FILE": str(self.admin_token_file),
             "PRUNELOOP_AGENT_SERVER_URL": self.url,
+            # torch's idle threads must not spin on the cores that a measurement or another worker needs.
+            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
             "PRUNELOOP_HOST": self.host,
             "PRUNELOOP_PORT": str(self.port),
             PARENT_VARIABLE: str(os.getpid()),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path as FilePath
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request, Response
@@ -10,11 +9,10 @@ from fastapi.responses import FileResponse
 
 from api.auth import ADMIN, AnyPrincipal, require_admin
 from api.checks.kinds import check_file
-from api.checks.weights import is_weights
-from api.deps import ApiDependencies, Deps
+from api.deps import Deps
 from api.receive import Received
 from domain.artifact import DIGEST_PATTERN, ArtifactKind, ArtifactRef
-from domain.errors import Forbidden, NotFound
+from domain.errors import Forbidden
 
 PRIVATE_KINDS = frozenset({ArtifactKind.WEIGHTS, ArtifactKind.DATA, ArtifactKind.MANIFEST})
 
@@ -65,19 +63,12 @@ def upload_artifact(deps: Deps, received: Received, response: Response) -> Artif
 def get_artifact(
     deps: Deps, request: Request, principal: AnyPrincipal, digest: Annotated[str, Path(pattern=DIGEST_PATTERN)]
 ) -> Response:
+    kind = deps.store.artifact(digest).kind
     path = deps.artifacts.local_path(digest)
-    if ADMIN not in principal.scopes and _is_private(deps, digest, path):
+    if ADMIN not in principal.scopes and kind in PRIVATE_KINDS:
         raise Forbidden("A device may fetch what it measures only.", code="not_for_devices")
     # The name is the hash of the bytes: what a caller has under it can never be out of date.
     headers = {"ETag": f'"{digest}"', "Cache-Control": "private, max-age=31536000, immutable"}
     if f'"{digest}"' in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     return FileResponse(path, media_type="application/octet-stream", headers=headers)
-
-
-def _is_private(deps: ApiDependencies, digest: str, path: FilePath) -> bool:
-    """Tell whether a file is none of a device's business. Uploads are in the tables; what a builder made may not be."""
-    try:
-        return deps.store.artifact(digest).kind in PRIVATE_KINDS
-    except NotFound:
-        return is_weights(path)

@@ -156,7 +156,7 @@ def _measure(job: ChildJob, place: _Place) -> MeasurementOutcome:
         files[BASELINE].sessions,
         [file.sessions for file in files[1:]],
         request.plan,
-        report_stage=lambda stage: place.at(stage, len(files) - 1),
+        report_stage=place.at,
         is_disturbed=watch,
     )
     place.stages_s |= {"warm_up": timed.warm_up_s, "measure": timed.measure_s}

@@ -92,7 +92,7 @@ def measure(
     plan: MeasurementPlan,
     *,
     clock_ns: Callable[[], int] = time.perf_counter_ns,
-    report_stage: Callable[[str], None] = lambda stage: None,
+    report_stage: Callable[[str, int], None] = lambda stage, side: None,
     is_disturbed: Callable[[], bool] = lambda: False,
 ) -> Pass:
     """Warm everything up, then time pairs until every interval is tight enough or the time is over.
@@ -102,18 +102,18 @@ def measure(
         candidates: Instances of each candidate.
         plan: ``max_s`` counts for each candidate; four pairs are taken however long they last.
         clock_ns: Monotonic nanoseconds.
-        report_stage: Told ``warm_up`` and ``measure``.
+        report_stage: Told ``warm_up`` and which side is warmed up (0: the baseline), then ``measure`` and the last side.
         is_disturbed: Asked after each pair; True discards it (a throttled clock, say).
     """
     rng = np.random.default_rng(plan.seed)
     sides = [Contender(baseline), *(Contender(sessions) for sessions in candidates)]
     begin_ns = clock_ns()
     with collector_paused():
-        report_stage("warm_up")
-        for side in sides:
+        for index, side in enumerate(sides):
+            report_stage("warm_up", index)
             _warm_up(side, plan, clock_ns)
         warm_ns = clock_ns()
-        report_stage("measure")
+        report_stage("measure", len(sides) - 1)
         timer = _BlockTimer.planned(sides, plan, clock_ns, rng)
         pairs, is_throttled = _take_pairs(sides, plan, timer, is_disturbed)
         end_ns = clock_ns()

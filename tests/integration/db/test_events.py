@@ -6,10 +6,12 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from sqlalchemy import Engine
+import pytest
+from sqlalchemy import Engine, text
 
 from db.events import append_event
 from db.store import SqlJobStore
+from domain.errors import Unavailable
 from domain.job import EndedBy, JobState, JobVerb, Stage
 from domain.outcome import Blame
 from domain.trial import TrialState
@@ -141,6 +143,19 @@ def test_a_change_of_another_job_is_none_of_ours(store: SqlJobStore, seeds: Seed
     timer.start()
     assert not store.wait_for_change(job.id, 0.4)
     timer.join()
+
+
+def test_a_broken_connection_is_said_once_then_mended(store: SqlJobStore, seeds: Seeds, engine: Engine) -> None:
+    job, _ = seeds.job()
+    assert not store.wait_for_change(job.id, 0.01)
+    with engine.connect() as connection:
+        others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+        connection.execute(text(f"{others} AND pid <> pg_backend_pid()"))
+    with pytest.raises(Unavailable):
+        store.wait_for_change(job.id, 1)
+    store.snapshot(job.id)
+    store.apply_verb(job.id, JobVerb.PAUSE)
+    assert store.wait_for_change(job.id, 1)
 
 
 def test_no_change_of_many_is_heard_late(store: SqlJobStore, seeds: Seeds) -> None:

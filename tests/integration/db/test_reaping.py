@@ -73,18 +73,19 @@ def test_several_reapers_poison_each_row_once(store: SqlJobStore, seeds: Seeds, 
             seeds.measurement(lease)
     boxes = [seeds.device() for _ in range(12)]
     for box in boxes:
-        store.claim_build(box.id, lease_s=0.01)
-        store.claim_measurement(box.id, lease_s=0.01)
+        store.claim_build(box.id, lease_s=LEASE_S)
+        store.claim_measurement(box.id, lease_s=LEASE_S)
     with engine.begin() as connection:
         for table in ("build", "measurement"):
-            connection.execute(text(f"UPDATE {table} SET attempt = {MAX_ATTEMPTS}"))
-    time.sleep(0.05)
+            values = f"attempt = {MAX_ATTEMPTS}, lease_until = now() - interval '1 second'"
+            connection.execute(text(f"UPDATE {table} SET {values}"))
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: store.reap(), range(8)))
     assert sum(one.poisoned for one in found) == 24
     for job in jobs:
         snapshot = store.snapshot(job.id)
-        assert {row.state for row in (*snapshot.builds, *snapshot.measurements)} == {WorkState.FAILED}
+        assert {row.state for row in snapshot.builds} == {WorkState.FAILED}
+        assert {row.state for row in snapshot.measurements} == {WorkState.FAILED}
         assert sum(event.type.endswith(".finished") for event in store.events(job.id)) == 6
 
 

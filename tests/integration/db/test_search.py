@@ -150,9 +150,28 @@ def test_a_job_asked_to_stop_while_its_search_ends_is_stopped(store: SqlJobStore
 def test_a_paused_job_does_not_end_behind_the_users_back(store: SqlJobStore, seeds: Seeds) -> None:
     job, lease = seeds.job()
     store.apply_verb(job.id, JobVerb.PAUSE)
-    with pytest.raises(WrongState):
+    with pytest.raises(StaleAttempt, match="paused"):
         store.end_job(lease, JobState.SUCCEEDED, ended_by=EndedBy.BUDGET)
     assert store.job(job.id).state is JobState.PAUSED
+
+
+def test_a_job_cannot_end_in_a_state_that_is_no_end(store: SqlJobStore, seeds: Seeds) -> None:
+    job, lease = seeds.job()
+    for state in (JobState.PAUSED, JobState.STOPPED):
+        with pytest.raises(WrongState):
+            store.end_job(lease, state, ended_by=EndedBy.USER)
+    assert store.job(job.id).state is JobState.RUNNING
+
+
+def test_a_reason_that_quotes_a_nul_is_kept_readable(store: SqlJobStore, seeds: Seeds) -> None:
+    job, lease = seeds.job()
+    trial = seeds.trial(lease)
+    store.set_stage(lease, Stage.WAITING, reason="a\x00b")
+    store.finish_trial(lease, trial.id, TrialState.FAILED, reason="device said \x00")
+    store.end_job(lease, JobState.FAILED, ended_by=EndedBy.SYSTEM, reason="last \x00")
+    assert store.snapshot(job.id).trials[0].reason == "device said \ufffd"
+    assert store.job(job.id).reason == "last \ufffd"
+    assert store.events(job.id)[-1].data["reason"] == "last \ufffd"
 
 
 # --- trials ---------------------------------------------------------------------------------------------------------

@@ -172,5 +172,6 @@ def test_another_user_may_take_part() -> None:
                 pass
         finally:
             os.umask(old)
-        code = f"import fcntl, os; fcntl.flock(os.open({str(lock)!r}, os.O_RDONLY | os.O_NOFOLLOW), fcntl.LOCK_EX)"
-        subprocess.run([sys.executable, "-c", code], user=65534, group=65534, check=True, cwd="/")
+        become_nobody = "import fcntl, os; os.setgroups([]); os.setgid(65534); os.setuid(65534); "
+        take = f"fcntl.flock(os.open({str(lock)!r}, os.O_RDONLY | os.O_NOFOLLOW), fcntl.LOCK_EX)"
+        subprocess.run([sys.executable, "-c", become_nobody + take], check=True, cwd="/")

@@ -25,7 +25,7 @@ def paired(
     is_disturbed: Callable[[], bool] = lambda: False,
 ) -> Pass:
     clock, rng = FakeClock(), np.random.default_rng(seed)
-    plan = plan or MeasurementPlan(seed=seed)
+    plan = plan or MeasurementPlan(seed=seed, bootstrap=300)
 
     def instances(run_ms: float) -> list[FakeSession]:
         return [
