@@ -1,0 +1,84 @@
+"""Runtimes that misbehave, installed as a plug-in would be, for the measuring child to find."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+# One class a vice; each is a whole runtime otherwise, so that nothing but the vice can be the cause.
+CODE = """
+import ctypes, os, signal, sys, time
+import numpy as np
+from domain.device import RuntimeInfo
+from workers.agent.runtimes.base import TensorSpec
+
+
+class Session:
+    inputs = (TensorSpec("x", (None, 2), "float32"),)
+    conditions = {"runtime": "test", "runtime_version": "1"}
+
+    def __init__(self, vice): self.vice, self.runs, self.x = vice, 0, None
+
+    def bind(self, feeds): self.x = np.array(feeds["x"])
+
+    def run(self):
+        self.runs += 1
+        time.sleep(0.0005)
+        if self.runs > 3: self.vice()
+
+    def outputs(self): return {"y": self.x * 2}
+
+
+def nothing(): pass
+def hang(): time.sleep(3600)
+def segfault(): ctypes.string_at(0)
+def kill(): os.kill(os.getpid(), signal.SIGKILL)
+def leave(): os._exit(7)
+def throw(): raise RuntimeError("the operator is not implemented")
+def chat(): print("libraries talk too much"); sys.stdout.flush()
+
+
+def hoard():
+    kept = []
+    while True:
+        kept.append(np.ones(4 << 20))
+        time.sleep(0.001)
+
+
+def gulp(): np.ones(1 << 40)
+
+
+def breed():
+    if os.fork() == 0:
+        with open(os.environ["CHILD_PID_FILE"], "w") as file: file.write(str(os.getpid()))
+        time.sleep(3600)
+    time.sleep(3600)
+
+
+def make(vice):
+    class Runtime:
+        name, formats = "test", ("onnx",)
+
+        def probe(self): return RuntimeInfo(name="test", available=True, version="1", formats=("onnx",))
+
+        def load(self, path, *, threads, precision, batch):
+            # The vice is the candidate's alone: its file says so.
+            return Session(vice if path.read_bytes() == b"candidate" else nothing)
+
+    return Runtime
+
+
+for vice in (nothing, hang, segfault, kill, leave, throw, chat, hoard, gulp, breed):
+    globals()["Runtime_" + vice.__name__] = make(vice)
+"""
+VICES = ("nothing", "hang", "segfault", "kill", "leave", "throw", "chat", "hoard", "gulp", "breed")
+
+
+def install(folder: Path) -> Path:
+    """Lay the plug-in out in a folder as pip would; return the folder, to be put on PYTHONPATH."""
+    info = folder / "vices-1.0.dist-info"
+    info.mkdir(parents=True)
+    (folder / "vices_plugin.py").write_text(CODE)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: vices\nVersion: 1.0\n")
+    entries = "".join(f"{vice} = vices_plugin:Runtime_{vice}\n" for vice in VICES)
+    (info / "entry_points.txt").write_text(f"[pruneloop.runtimes]\n{entries}")
+    return folder
