@@ -52,7 +52,7 @@ def test_the_greedy_chain_takes_from_the_robust_group_first():
 def test_the_greedy_chain_of_a_large_network_is_ready_in_a_moment():
     groups = tuple(group(f"g{i}", 512, stage=i % 4) for i in range(50))
     before = time.process_time()
-    assert len(list(greedy_chain(groups))) > 2000
+    assert len(list(greedy_chain(groups))) > 1000
     assert time.process_time() - before < 3.0
 
 
