@@ -21,6 +21,7 @@ MODULE = "workers.agent.measure_child"
 PRELOADED = ("onnxruntime",)  # of nearly every measurement; others are imported when asked for
 HOME = Path(__file__).resolve().parents[2]
 REASON_CHARS = 400
+TAIL_BYTES = 10_000
 
 
 @dataclass(frozen=True)
@@ -43,19 +44,17 @@ class MeasuredProcess:
     """One child in a process group of its own."""
 
     def __init__(self, interpreter: Sequence[str], environment: Mapping[str, str]) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="pruneloop-measure-")
-        self._errors = Path(self._folder.name) / "stderr"
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - without a name: nothing is left behind by a kill
         self._buffer = b""
-        with self._errors.open("wb") as errors:
-            self._process = subprocess.Popen(
-                [*interpreter, "-m", MODULE, *PRELOADED],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env=dict(environment),
-                cwd=self._folder.name,
-                start_new_session=True,
-            )
+        self._process = subprocess.Popen(
+            [*interpreter, "-P", "-m", MODULE, *PRELOADED],  # -P: nothing is imported from the working folder
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=dict(environment),
+            cwd="/",
+            start_new_session=True,
+        )
         assert self._process.stdin is not None and self._process.stdout is not None
         self._input, self._output = self._process.stdin, self._process.stdout
 
@@ -103,7 +102,7 @@ class MeasuredProcess:
         with suppress(BrokenPipeError):
             self._input.close()
         self._output.close()
-        self._folder.cleanup()
+        self._errors.close()
 
     def _ended(self) -> Ended:
         try:
@@ -112,7 +111,9 @@ class MeasuredProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        words = [line for line in self._errors.read_text(errors="replace").splitlines() if line.strip()]
+        self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(0, self._errors.tell() - TAIL_BYTES))
+        words = [line for line in self._errors.read().decode(errors="replace").splitlines() if line.strip()]
         return Ended(self._process.returncode, words[-1].strip()[:REASON_CHARS] if words else "")
 
 

@@ -56,9 +56,10 @@ def probe_runtimes(
     """Ask every runtime, in another process, whether it works. Never raises."""
     try:
         done = subprocess.run(
-            [*interpreter, "-m", "workers.agent.inventory"],
+            [*interpreter, "-P", "-m", "workers.agent.inventory"],
             capture_output=True,
             env=child_environment(environment or {}),
+            cwd="/",
             stdin=subprocess.DEVNULL,
             timeout=PROBE_TIMEOUT_S,
             check=True,

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import psutil
 from celery import Celery, current_app, shared_task, signals
+from celery.worker import state
 from kombu.exceptions import OperationalError
 
 from domain.messages import BrokerAddress
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 TASK = "measure.wake"
 WAKE_EXPIRES_S = 60
 DRAIN_VARIABLE = "PRUNELOOP_DRAIN_FILE"
+DRAIN_FILE = "drain"
 
 
 def make_app(broker: BrokerAddress, *, task_time_limit_s: float = 3600.0) -> Celery:
@@ -98,10 +100,10 @@ def run_worker(settings: AgentSettings) -> int:
     leave_with_supervisor()
     identity = Identity.load(settings.state_dir)
     os.environ[STATE_DIR_VARIABLE] = str(settings.state_dir)  # for the spawned child
-    drain_folder = _arm_drain_file(settings)
+    drain_file = _arm_drain_file(settings)
     presence = make_presence(settings, identity)
     app = make_app(identity.broker, task_time_limit_s=settings.task_time_limit_s)
-    handlers = _connect(app, Path(os.environ[DRAIN_VARIABLE]))
+    handlers = _connect(app, drain_file)
     presence.start()
     try:
         app.worker_main(
@@ -114,18 +116,17 @@ def run_worker(settings: AgentSettings) -> int:
     finally:
         presence.stop()
         handlers.clear()
-        if drain_folder is not None:
-            shutil.rmtree(drain_folder, ignore_errors=True)
     return 0
 
 
-def _arm_drain_file(settings: AgentSettings) -> Path | None:
+def _arm_drain_file(settings: AgentSettings) -> Path:
     """Name a file that does not exist yet to the children to come, unless whoever started us has named one."""
     if settings.drain_file is not None:
-        return None
-    folder = Path(tempfile.mkdtemp(prefix="pruneloop-agent-"))
-    os.environ[DRAIN_VARIABLE] = str(folder / "drain")
-    return folder
+        return settings.drain_file
+    path = settings.state_dir / DRAIN_FILE
+    path.unlink(missing_ok=True)  # of an earlier start
+    os.environ[DRAIN_VARIABLE] = str(path)
+    return path
 
 
 def _connect(app: Celery, drain_file: Path) -> list[Callable[..., None]]:
@@ -136,10 +137,25 @@ def _connect(app: Celery, drain_file: Path) -> list[Callable[..., None]]:
 
     def on_shutting_down(**_: object) -> None:
         drain_file.touch()
+        if not state.reserved_requests:
+            _leave_now()
 
     signals.worker_ready.connect(on_ready)
     signals.worker_shutting_down.connect(on_shutting_down)
     return [on_ready, on_shutting_down]
+
+
+def _leave_now() -> NoReturn:
+    """End an idle worker. Celery's own way takes two seconds (a child of its pool sleeps for one before it goes).
+
+    Nothing is lost: no task is in hand, and a wake that arrives in this moment may be lost as any wake may.
+    """
+    with suppress(psutil.Error):
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+    logging.shutdown()
+    os._exit(0)
 
 
 @cache

@@ -134,7 +134,7 @@ def test_work_is_found_at_start_then_by_wakes_and_the_worker_leaves_when_asked(
 
     children = psutil.Process(process.pid).children(recursive=True)
     assert children
-    assert stopped_in_s(process) < 5  # one second on an idle machine
+    assert stopped_in_s(process) < 1
     assert process.returncode == 0
     _, alive = psutil.wait_procs(children, timeout=5)
     assert not alive, "the spare child outlived its worker"
@@ -197,4 +197,4 @@ def test_a_broker_that_is_away_at_start_is_waited_for_and_the_worker_still_leave
     server.wait_until(lambda: len(server.beats) >= 2)  # the server knows of it all the same
     time.sleep(2.0)
     assert process.poll() is None
-    assert stopped_in_s(process) < 5
+    assert stopped_in_s(process) < 1
