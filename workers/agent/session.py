@@ -19,7 +19,7 @@ from types import TracebackType
 from pydantic import JsonValue
 
 from domain.artifact import ArtifactRef
-from domain.errors import Conflict, NotFound, PruneloopError, Unavailable
+from domain.errors import Conflict, Forbidden, NotFound, PruneloopError, Unauthorized, Unavailable
 from domain.measurement import Measured, MeasurementOutcome
 from domain.messages import Claim, ClaimRequest, HeartbeatAction, HeartbeatRequest, OutcomeMessage
 from domain.outcome import Blame, Failed
@@ -51,6 +51,7 @@ class Heartbeats:
         self, api: AgentApi, device_id: str, claim: Claim, *, conditions: Conditions, interval_s: float = HEARTBEAT_S
     ) -> None:
         self.stage = "claimed"
+        self.is_last = False
         self._api = api
         self._device_id = device_id
         self._claim = claim
@@ -87,7 +88,7 @@ class Heartbeats:
             )
             try:
                 answer = self._api.heartbeat(self._device_id, request)
-            except (Conflict, NotFound) as error:
+            except (Conflict, NotFound, Unauthorized, Forbidden) as error:
                 log.warning("lease of %s is lost: %s", self._claim.measurement_id, error)
                 self._is_cancelled.set()
             except PruneloopError as error:
@@ -95,6 +96,7 @@ class Heartbeats:
             else:
                 if answer.action is HeartbeatAction.CANCEL:
                     self._is_cancelled.set()
+                self.is_last = answer.action is HeartbeatAction.DRAIN
 
 
 class AgentSession:
@@ -156,17 +158,19 @@ class AgentSession:
                 if answer.reason:
                     log.info("nothing to do: %s", answer.reason)
                 break
-            outcome = self._carry(answer.claim)
+            outcome, is_last = self._carry(answer.claim)
             if isinstance(outcome, Measured):
                 measured += 1
             else:
                 failed += 1
+            if is_last:
+                break
         return WakeReport(measured, failed)
 
     def _is_draining(self) -> bool:
         return self._drain_file is not None and self._drain_file.exists()
 
-    def _carry(self, claim: Claim) -> MeasurementOutcome:
+    def _carry(self, claim: Claim) -> tuple[MeasurementOutcome, bool]:
         log.info("measurement %s, attempt %s", claim.measurement_id, claim.attempt)
         with Heartbeats(
             self._api, self._device_id, claim, conditions=self._conditions, interval_s=self._heartbeat_s
@@ -177,7 +181,7 @@ class AgentSession:
                 log.exception("measurement %s", claim.measurement_id)
                 outcome = _system(beats.stage, f"The agent failed: {type(error).__name__}: {error}", "agent_error")
             self._hand_in(claim, outcome)
-        return outcome
+        return outcome, beats.is_last
 
     def _measure(self, claim: Claim, beats: Heartbeats) -> MeasurementOutcome:
         begin_s = time.monotonic()

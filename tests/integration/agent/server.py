@@ -33,6 +33,7 @@ class FakeServer:
         self.files: dict[str, bytes] = {}
         self.waiting: list[MeasurementRequest] = []
         self.claims = 0
+        self.empty_claims = 0
         self.joined: list[JoinRequest] = []
         self.beats: list[HeartbeatRequest] = []
         self.outcomes: list[tuple[str, OutcomeMessage]] = []
@@ -71,9 +72,10 @@ class FakeServer:
             return 201, answer.model_dump_json().encode()
         if path.endswith("/claim"):
             if not self.waiting:
+                self.empty_claims += 1
                 return 200, ClaimAnswer(reason="nothing waits").model_dump_json().encode()
             self.claims += 1
-            claim = Claim(measurement_id=f"m{self.claims}", attempt=1, lease_s=15, request=self.waiting.pop(0))
+            claim = Claim(measurement_id=f"m{self.claims}", attempt=1, lease_s=1.5, request=self.waiting.pop(0))
             return 200, ClaimAnswer(claim=claim).model_dump_json().encode()
         if path.endswith("/heartbeat"):
             self.beats.append(HeartbeatRequest.model_validate_json(body))

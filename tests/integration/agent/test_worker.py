@@ -132,6 +132,8 @@ def test_work_is_found_at_start_then_by_wakes_and_the_worker_leaves_when_asked(
     assert any(beat.conditions.get("load_1m") is not None and beat.clock for beat in server.beats)
     assert server.tokens == {"Bearer join-token", "Bearer device-token"}
 
+    server.wait_until(lambda: server.empty_claims >= 2)
+    time.sleep(0.5)  # the wake that found nothing more is over
     children = psutil.Process(process.pid).children(recursive=True)
     assert children
     assert stopped_in_s(process) < 1

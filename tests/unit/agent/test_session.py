@@ -200,6 +200,21 @@ def test_what_is_measured_when_the_drain_begins_is_finished_and_nothing_after_it
     assert server.given == 1
 
 
+def test_a_server_that_asks_for_a_drain_gets_what_is_in_hand_and_no_more(tmp_path: Path) -> None:
+    server = Server(claims=5)
+    server.action = HeartbeatAction.DRAIN
+
+    def until_told(is_cancelled: Callable[[], bool]) -> MeasurementOutcome:
+        until_s = time.monotonic() + 5
+        while not server.beats and time.monotonic() < until_s:
+            time.sleep(0.005)
+        time.sleep(0.02)
+        return MEASURED
+
+    assert session(server, Runner(until_told), tmp_path).wake().measured == 1
+    assert server.given == 1
+
+
 def test_a_claim_not_begun_when_the_drain_begins_is_let_go(tmp_path: Path) -> None:
     server, runner = Server(claims=1), Runner()
 
