@@ -13,7 +13,10 @@ from search.view import View
 
 Interval = tuple[datetime, datetime]
 
-FINAL_PLAN_S = 8.0  # timed region a final candidate gets
+FINAL_PLAN_S = 8.0  # timed region a final candidate gets at most; most are tight enough in half of it
+MOST_FOR_FINALS = (
+    0.4  # of the wall budget: past that a search for fewer finals serves better than many finals of no search
+)
 SESSION_S = 6.0  # load, check and warm-up of a measuring session
 
 
@@ -62,7 +65,13 @@ def reserve_s(view: View, *, keep: int) -> float:
     if each is None:
         return 0.0
     targets = len(view.spec.targets)
-    return targets * (keep * (each + FINAL_PLAN_S) + SESSION_S) + each
+    return targets * (keep * (each + FINAL_PLAN_S / 2) + SESSION_S) + each
+
+
+def search_ends_s(view: View) -> float:
+    """Return the used seconds of the wall budget at which asking ends, so that the finals fit in the rest."""
+    wall_s = view.spec.budget.wall_s
+    return wall_s - min(reserve_s(view, keep=view.spec.final.keep), MOST_FOR_FINALS * wall_s)
 
 
 def keep_that_fits(view: View, now: datetime) -> int:

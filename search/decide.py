@@ -21,7 +21,7 @@ from domain.ports import NewBuild, NewMeasurement, NewTrial
 from domain.trial import Trial, TrialState
 from domain.work import WorkState
 from search import finals, rejecting
-from search.accounting import elapsed_s, keep_that_fits, reserve_s, waiting_s
+from search.accounting import elapsed_s, keep_that_fits, search_ends_s, waiting_s
 from search.actions import Action, Ask, End, Enter, FinishTrial, GiveBack, Report, StartBuild, StartMeasurement
 from search.devices import why_no_device, why_stuck
 from search.stopping import is_searched_out
@@ -271,7 +271,7 @@ def _open_targets(view: View, now: datetime, *, parameters: int) -> tuple[list[i
     targets = list(range(len(view.spec.targets)))
     if sum(_counted(view, target) for target in targets) >= view.spec.budget.trials:
         return [], EndedBy.BUDGET
-    if elapsed_s(view, now) + reserve_s(view, keep=view.spec.final.keep) >= view.spec.budget.wall_s:
+    if elapsed_s(view, now) >= search_ends_s(view):
         return [], EndedBy.BUDGET
     return [target for target in targets if not is_searched_out(view, target, parameters=parameters)], EndedBy.PLATEAU
 

@@ -9,7 +9,7 @@ import pytest
 from domain.job import JobVerb
 from domain.ports import JobSnapshot
 from domain.trial import TrialState
-from search.accounting import elapsed_s, final_build_s, keep_that_fits, time_report, union_s
+from search.accounting import elapsed_s, final_build_s, keep_that_fits, reserve_s, search_ends_s, time_report, union_s
 from search.devices import can_run, why_no_device
 from search.finals import pick, search_front
 from search.latency_model import MIN_TRIALS, features, fit, fit_target
@@ -163,6 +163,13 @@ def test_fewer_finals_are_kept_when_time_is_short_but_never_none():
     world, view = searched(final={"keep": 5, "epochs": 3.0})
     assert keep_that_fits(view, world.now()) == 5
     assert keep_that_fits(view, world.now() + timedelta(seconds=10_000)) == 1
+
+
+def test_finals_never_keep_back_more_than_their_share_of_the_wall_budget():
+    _, view = searched(4, final={"keep": 5, "epochs": 3.0})
+    assert search_ends_s(view) == pytest.approx(view.spec.budget.wall_s - reserve_s(view, keep=5))
+    _, greedy = searched(4, final={"keep": 100, "epochs": 1000.0})
+    assert search_ends_s(greedy) == pytest.approx(0.6 * greedy.spec.budget.wall_s)
 
 
 # --- devices
