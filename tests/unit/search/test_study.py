@@ -25,7 +25,7 @@ def halfway(trials: int = 30) -> tuple[World, View]:
     world = World(groups=MANY)
 
     def fault(request):
-        is_bad = request.kind == "candidate" and request.candidate.widths["layer2.3"] % 16 == 8
+        is_bad = request.kind == "candidate" and request.candidate.widths["layer2.3"] % 32 == 16
         return failed(Blame.CANDIDATE) if is_bad else None
 
     world.builder.fault = fault
