@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from domain.artifact import Digest
-from domain.build import BuildKind
 from domain.errors import FieldProblem, Invalid, NotFound
 from domain.front import Front
-from domain.job import Job, JobSpec, JobState, JobVerb, Stage
+from domain.job import Job, JobSpec, JobVerb
 from domain.ports import ArtifactStore, JobStore, Launcher
-from domain.trial import TrialState
-from search.accounting import elapsed_s
 from search.front import build_front
-from search.view import View
 
 
 @dataclass(frozen=True)
@@ -46,27 +42,6 @@ class JobArtifact(BaseModel):
     digest: Digest
     size_bytes: int
     manifest: Digest | None = None
-
-
-class JobProgress(BaseModel):
-    """Where a job is, for a progress bar."""
-
-    model_config = ConfigDict(frozen=True)
-
-    state: JobState
-    stage: Stage
-    reason: str | None
-    trials_asked: int = Field(description="Trials so far, duplicates too.")
-    trials_counted: int = Field(description="Trials that count against the budget: those that were built.")
-    trials_budget: int
-    trials_by_state: dict[str, int]
-    finals_done: int
-    finals_wanted: int
-    elapsed_s: float = Field(description="Used of the wall budget: less pauses and waits for a device.")
-    wall_budget_s: float
-    best_speedup: tuple[float | None, ...] = Field(
-        description="Per target, the largest measured speed-up within the allowed accuracy drop; null: none yet."
-    )
 
 
 class JobService:
@@ -147,29 +122,6 @@ class JobService:
                     )
         return tuple(found)
 
-    def progress(self, job_id: str) -> JobProgress:
-        """Return where a job is."""
-        snapshot = self._store.snapshot(job_id)
-        view = View(snapshot)
-        job = snapshot.job
-        finals = [build for build in snapshot.builds if build.request.kind is BuildKind.FINAL]
-        states = [str(trial.state) for trial in snapshot.trials]
-        end = job.finished_at or self._store.now()
-        return JobProgress(
-            state=job.state,
-            stage=job.stage,
-            reason=job.reason,
-            trials_asked=len(snapshot.trials),
-            trials_counted=sum(trial.build_id is not None for trial in snapshot.trials),
-            trials_budget=job.spec.budget.trials,
-            trials_by_state={str(state): states.count(state) for state in TrialState if state in states},
-            finals_done=sum(build.state.is_terminal for build in finals),
-            finals_wanted=len(finals),
-            elapsed_s=elapsed_s(view, end),
-            wall_budget_s=job.spec.budget.wall_s,
-            best_speedup=tuple(_best(build_front(snapshot, t)) for t in range(len(job.spec.targets))),
-        )
-
     def _problems(self, spec: JobSpec) -> list[tuple[str, FieldProblem]]:
         can = self._capabilities
         problems: list[tuple[str, FieldProblem]] = []
@@ -203,7 +155,3 @@ class JobService:
                 text = f"No artifact {digest} is stored here; upload it with POST /v1/artifacts first."
                 problems.append(("unknown_artifact", FieldProblem(field, text)))
         return problems
-
-
-def _best(front: Front) -> float | None:
-    return max((point.speedup for point in front.items if point.within_max_drop), default=None)

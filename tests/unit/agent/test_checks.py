@@ -87,6 +87,11 @@ def test_a_file_with_another_batch_is_refused_with_the_mend() -> None:
         feeds_for((TensorSpec("x", (1, 2), "float32"),), check().inputs, batch=8)
 
 
+def test_inputs_are_not_made_up_for_another_batch() -> None:
+    with pytest.raises(UnreadableArtifact, match="measure with batch 8"):
+        random_feeds((TensorSpec("x", (8, 3), "float32"),), batch=1)
+
+
 def test_made_up_inputs_hold_no_zero_and_no_denormal() -> None:
     feeds = random_feeds((TensorSpec("x", (None, 64), "float32"), TensorSpec("i", (4,), "int64")), batch=100)
     assert feeds["x"].shape == (100, 64)

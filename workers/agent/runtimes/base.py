@@ -91,10 +91,18 @@ def random_feeds(inputs: tuple[TensorSpec, ...], *, batch: int, seed: int = 0) -
     """Make inputs for a file that came without a check: normal values, none of them zero or denormal.
 
     A free first axis is the batch; any other free axis is 1.
+
+    Raises:
+        UnreadableArtifact: If the file is fixed to another batch: it would be timed at one batch and told of at another.
     """
     rng = np.random.default_rng(seed)
     feeds: dict[str, Array] = {}
     for spec in inputs:
+        if len(spec.shape) > 1 and spec.shape[0] not in {None, batch}:
+            raise UnreadableArtifact(
+                f"Input {spec.name} is fixed to a batch of {spec.shape[0]}, asked is {batch}; "
+                f"measure with batch {spec.shape[0]} or export the file with batch {batch}."
+            )
         shape = tuple(size if size is not None else (batch if axis == 0 else 1) for axis, size in enumerate(spec.shape))
         dtype = np.dtype(spec.dtype)
         if dtype.kind == "f":
