@@ -95,6 +95,9 @@ class FileTiming(_Message):
     load_ms: float
     first_ms: float
     latency_ms: float = Field(description="Median of its blocks, this file alone.")
+    latency_ci_ms: tuple[float, float] | None = Field(
+        default=None, description="Interval of that median over its blocks."
+    )
     p50_ms: float | None = None
     p90_ms: float | None = Field(default=None, description="Of single runs; null below 64 of them.")
     p99_ms: float | None = Field(default=None, description="Of single runs; null below 662 of them.")

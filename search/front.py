@@ -7,7 +7,7 @@ from typing import Literal
 
 from domain.build import BuildResult
 from domain.front import Front, Point, PointArtifact
-from domain.measurement import CandidateTiming, FileTiming, Measured, Measurement
+from domain.measurement import CandidateTiming, Measured, Measurement
 from domain.pareto import nondominated
 from domain.ports import JobSnapshot
 from domain.trial import Trial
@@ -180,7 +180,7 @@ def _dense_point(
         accuracy_search=built.accuracy.search,
         test_samples=built.accuracy.test_samples if stage == "final" else None,
         latency_ms=latency,
-        latency_ci_ms=_baseline_interval(outcome),
+        latency_ci_ms=outcome.baseline.latency_ci_ms or (latency, latency),
         speedup=1.0,
         speedup_ci=(1.0, 1.0),
         within_max_drop=True,
@@ -195,14 +195,6 @@ def _dense_point(
         measured_at=_measured_at(measurement),
         conditions=_conditions(measurement, outcome),
     )
-
-
-def _baseline_interval(outcome: Measured) -> tuple[float, float]:
-    """Return the spread of the dense model's own runs, median to p90: it is the yardstick and has no paired interval."""
-    timing: FileTiming = outcome.baseline
-    low = min(timing.latency_ms, timing.p50_ms if timing.p50_ms is not None else timing.latency_ms)
-    high = max(timing.latency_ms, timing.p90_ms if timing.p90_ms is not None else timing.latency_ms)
-    return (low, high)
 
 
 def _measured_at(measurement: Measurement) -> datetime:

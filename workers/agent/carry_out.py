@@ -32,7 +32,7 @@ from workers.agent.memory import PeakMemory, limit_memory
 from workers.agent.observers import ThrottleWatch
 from workers.agent.runtimes.base import Array, Runtime, RuntimeSession, UnreadableArtifact, random_feeds
 from workers.agent.runtimes.registry import get_runtime
-from workers.agent.statistics import pack_samples, percentiles
+from workers.agent.statistics import median_interval, pack_samples, percentiles
 from workers.agent.timing import NS_PER_MS, Contender, Pairs, Pass, measure
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -182,7 +182,7 @@ def _measure(job: ChildJob, place: _Place) -> MeasurementOutcome:
         )
     if timed.is_throttled:
         warnings.append("the device throttled while measuring: let it cool, or give it a fan")
-    return _measured(files, timed, place, conditions, tuple(warnings))
+    return _measured(files, timed, request.plan.confidence, place, conditions, tuple(warnings))
 
 
 def _load_all(files: list[_File], runtime: Runtime, job: ChildJob, place: _Place, warnings: list[str]) -> None:
@@ -236,7 +236,12 @@ def _feeds(file: _File, session: RuntimeSession, request: MeasurementRequest) ->
 
 
 def _measured(
-    files: list[_File], timed: Pass, place: _Place, conditions: dict[str, JsonValue], warnings: tuple[str, ...]
+    files: list[_File],
+    timed: Pass,
+    confidence: float,
+    place: _Place,
+    conditions: dict[str, JsonValue],
+    warnings: tuple[str, ...],
 ) -> MeasurementOutcome:
     baseline_ms = float(np.median(timed.baseline.block_ms)) if timed.baseline.block_ms else 0.0
     candidates = []
@@ -247,7 +252,7 @@ def _measured(
         candidates.append(
             CandidateTiming(
                 digest=file.asked.artifact.digest,
-                timing=_timing(file, side),
+                timing=_timing(file, side, confidence),
                 latency_ms=baseline_ms / ratio.value,
                 latency_ci_ms=(baseline_ms / ratio.high, baseline_ms / ratio.low),
                 speedup=ratio.value,
@@ -261,7 +266,7 @@ def _measured(
             )
         )
     return Measured(
-        baseline=_timing(files[BASELINE], timed.baseline),
+        baseline=_timing(files[BASELINE], timed.baseline, confidence),
         candidates=tuple(candidates),
         conditions=conditions,
         stages_s=place.stages_s,
@@ -273,12 +278,14 @@ def _samples(pairs: Pairs) -> Samples:
     return pack_samples(np.asarray(pairs.baseline_ms), np.asarray(pairs.candidate_ms), np.asarray(pairs.start_s))
 
 
-def _timing(file: _File, side: Contender) -> FileTiming:
+def _timing(file: _File, side: Contender, confidence: float) -> FileTiming:
+    blocks_ms = np.asarray(side.block_ms)
     p50_ms, p90_ms, p99_ms = percentiles(np.asarray(side.single_ms))
     return FileTiming(
         load_ms=float(np.median(file.load_ms)),  # the median: the first one pays what the whole process pays once
         first_ms=float(np.median(file.first_ms)),
-        latency_ms=float(np.median(side.block_ms)),
+        latency_ms=float(np.median(blocks_ms)),
+        latency_ci_ms=median_interval(blocks_ms, confidence=confidence),
         p50_ms=p50_ms,
         p90_ms=p90_ms,
         p99_ms=p99_ms,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import zlib
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +18,8 @@ from domain.measurement import Samples, Verdict
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-P90_FLOOR = (
-    64  # Source: MLPerf LoadGen, runs below which a percentile's own interval is wider than the percentile is worth
-)
+# Runs below which a percentile's own interval is wider than the percentile is worth. Source: MLPerf LoadGen.
+P90_FLOOR = 64
 P99_FLOOR = 662
 
 
@@ -102,6 +102,23 @@ def instance_variance(logs: Floats, instance: Ints) -> float:
         return 0.0
     between = float(np.var(medians, ddof=1)) - float(np.mean(noises))
     return max(0.0, between) / len(medians)
+
+
+def median_interval(values: Floats, *, confidence: float) -> tuple[float, float]:
+    """Return the interval of a median, free of any assumption on the distribution: two order statistics.
+
+    Args:
+        values: Shape (n,), at least one.
+        confidence: 0.95 for 95 %.
+
+    Source: the sign test's interval, with the normal approximation of the binomial.
+    """
+    ordered = np.sort(values)
+    count = len(ordered)
+    reach = NormalDist().inv_cdf((1 + confidence) / 2) * np.sqrt(count) / 2
+    low = max(0, int(np.floor((count - 1) / 2 - reach)))
+    high = min(count - 1, int(np.ceil((count - 1) / 2 + reach)))
+    return float(ordered[low]), float(ordered[high])
 
 
 def percentiles(runs_ms: Floats) -> tuple[float | None, float | None, float | None]:

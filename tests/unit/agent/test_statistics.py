@@ -9,6 +9,7 @@ from domain.measurement import Verdict
 from workers.agent.statistics import (
     Interval,
     instance_variance,
+    median_interval,
     pack_samples,
     paired_ratio,
     percentiles,
@@ -101,3 +102,16 @@ def test_samples_survive_packing_in_order() -> None:
     assert packed.pairs == 662
     np.testing.assert_allclose(unpack_samples(packed), table, rtol=1e-6)
     assert unpack_samples(packed).dtype == np.dtype("<f4")
+
+
+def test_the_interval_of_a_median_holds_the_true_one_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(400):
+        low, high = median_interval(rng.exponential(size=60), confidence=0.95)
+        held += low <= np.log(2) <= high
+    assert 0.92 <= held / 400 <= 0.995
+
+
+def test_the_interval_of_one_value_is_that_value() -> None:
+    assert median_interval(np.array([3.0]), confidence=0.95) == (3.0, 3.0)
