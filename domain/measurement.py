@@ -45,7 +45,7 @@ class MeasurementPlan(_Message):
         default=0.0075, gt=0, description="Stop when the interval's half-width over the ratio is below this."
     )
     resolution: float = Field(
-        default=0.005,
+        default=0.006,
         ge=0,
         description="No interval is given narrower than this to either side: what pairs in one process cannot see.",
     )
