@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-MOST_BYTES = 200 * 1024 * 1024
+MOST_BYTES = 200 * 1000 * 1000
 
 
 @pytest.mark.slow
@@ -21,12 +21,13 @@ def test_the_agent_extra_alone_is_small_and_works(tmp_path: Path) -> None:
     venv.create(place, with_pip=True)
     python = place / "bin" / "python"
     before = _size(place)
-    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    # pip must not count its own bytecode as the agent's; the agent's is counted after it ran, below.
+    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    install = ["install", "--quiet", "--no-compile", "-c", str(ROOT / "constraints.txt"), f"{ROOT}[agent]"]
     subprocess.run(
-        [str(python), "-m", "pip", "install", "--quiet", "-c", str(ROOT / "constraints.txt"), f"{ROOT}[agent]"],
+        [str(python), "-m", "pip", *install],
         check=True, env=environment, cwd=tmp_path,
     )  # fmt: skip
-    assert _size(place) - before < MOST_BYTES
     listed = subprocess.run(
         [str(python), "-m", "pip", "list", "--format=json"], capture_output=True, check=True, cwd=tmp_path
     )
@@ -41,6 +42,7 @@ def test_the_agent_extra_alone_is_small_and_works(tmp_path: Path) -> None:
     )
     assert doctor.returncode == 0, doctor.stdout + doctor.stderr
     assert "onnxruntime" in doctor.stdout
+    assert _size(place) - before < MOST_BYTES
 
 
 def _size(folder: Path) -> int:

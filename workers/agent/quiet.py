@@ -114,7 +114,7 @@ def _try_lock(path: Path, operation: int) -> int | None:
                 return descriptor
     except BlockingIOError:
         pass
-    except BaseException:
+    except BaseException:  # whatever it was: the descriptor is ours to close
         os.close(descriptor)
         raise
     os.close(descriptor)

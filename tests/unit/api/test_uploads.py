@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from domain.artifact import ArtifactKind, digest_of
+from domain.artifact import digest_of
 from tests.unit.api.conftest import MAX_UPLOAD_BYTES, World
 from tests.unit.api.fakes import DEVICE_TOKEN
 
@@ -196,10 +196,3 @@ def test_a_device_fetches_what_it_measures_but_no_weights_or_data(world: World) 
     }
     found = {kind: world.ask("GET", path, token=DEVICE_TOKEN).status_code for kind, path in paths.items()}
     assert found == {"onnx": 200, "weights": 403, "data": 403}
-
-
-def test_what_a_builder_made_is_there_for_devices_too_but_for_weights(world: World) -> None:
-    made = [world.artifacts.put_bytes(body, ArtifactKind.ONNX).digest for body in (ONNX, WEIGHTS)]
-    codes = [world.ask("GET", f"/v1/artifacts/{digest}", token=DEVICE_TOKEN).status_code for digest in made]
-    assert codes == [200, 403]
-    assert world.ask("GET", f"/v1/artifacts/{made[1]}").content == WEIGHTS
