@@ -19,6 +19,6 @@ def demo_job(trials: int | None = None) -> dict[str, Any]:
         "data": {"source": "builtin", "name": "mnist-5k"},
         "targets": [{"device": {"labels": {}}, "runtime": "onnxruntime", "precision": ["fp32"], "speedup": 2.0}],
         "objective": {"max_drop": 0.01},
-        "budget": {"trials": trials or DEFAULT_TRIALS, "wall_s": 300},
+        "budget": {"trials": trials or DEFAULT_TRIALS, "wall_s": 270},
         "final": {"keep": 8, "epochs": 3.0},
     }

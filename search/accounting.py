@@ -13,7 +13,7 @@ from search.view import View
 
 Interval = tuple[datetime, datetime]
 
-FINAL_PLAN_S = 8.0  # timed region a final candidate gets at most; most are tight enough in half of it
+FINAL_PLAN_S = 6.0  # timed region a final candidate gets at most; most are tight enough in half of it
 MOST_FOR_FINALS = (
     0.4  # of the wall budget: past that a search for fewer finals serves better than many finals of no search
 )
