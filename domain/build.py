@@ -37,6 +37,9 @@ class PrepareRequest(_Message):
     metric: str = "accuracy"
     batch: int = Field(default=1, ge=1, description="Batch of the exported files.")
     seed: int = 0
+    precisions: tuple[str, ...] = Field(
+        default=("fp32",), min_length=1, description="Precisions the dense model is exported in, one file each."
+    )
 
 
 class CandidateRequest(_Message):
@@ -65,6 +68,9 @@ class FinalRequest(_Message):
         default=None, description="None: the dense model itself, evaluated on the test split."
     )
     epochs: float = Field(default=3.0, ge=0)
+    precisions: tuple[str, ...] = Field(
+        default=("fp32",), min_length=1, description="Of the dense model; a candidate says its own."
+    )
 
 
 BuildRequest = Annotated[PrepareRequest | CandidateRequest | FinalRequest, Field(discriminator="kind")]
@@ -85,6 +91,9 @@ class BuiltArtifact(_Message):
     check: ArtifactRef = Field(
         description="npz: `input_<name>` arrays and the `output_<name>` arrays the file must give."
     )
+    precision: str = "fp32"
+    accuracy_search: float | None = Field(default=None, description="Of the file, on the search split.")
+    accuracy_test: float | None = Field(default=None, description="Of the file, on the test split. Finals only.")
 
 
 class AccuracyReport(_Message):
@@ -92,7 +101,9 @@ class AccuracyReport(_Message):
 
     raw: float | None = Field(default=None, description="Right after surgery.")
     after_batch_norm: float | None = Field(default=None, description="After batch-norm re-estimation.")
-    search: float = Field(description="After recovery: what the search is told.")
+    search: float = Field(
+        description="After recovery: what the search is told. Below fp32 it is the file's own, run in its runtime."
+    )
     test: float | None = Field(
         default=None, description="The exported file, run in its runtime on the test split. Finals only."
     )

@@ -6,6 +6,7 @@ import io
 import json
 import platform
 from collections import OrderedDict
+from collections.abc import Mapping
 from copy import deepcopy
 from importlib.metadata import version
 
@@ -35,7 +36,8 @@ from pruning.cost import count_macs, count_params
 from pruning.datasets import load_data
 from pruning.datasets.splits import CheckedSplits
 from pruning.dense import Dense, open_dense
-from pruning.exporters import make_exporter
+from pruning.exporters import Exporter, make_exporter
+from pruning.exporters.precision import CALIBRATION_SAMPLES, in_precision, require_precision
 from pruning.groups import Group
 from pruning.precision import choose_compute, choose_device
 from pruning.recovery import DENSE_RECIPE, Recipe, reestimate_batch_norm, train
@@ -111,20 +113,20 @@ class TorchBuilder:
         with watch.measure("groups"):
             groups = dense.groups()
         with watch.measure("evaluate"):
-            accuracy = AccuracyReport(search=dense.evaluate(dense.model, "val", watch.hold))
+            search = dense.evaluate(dense.model, "val", watch.hold)
         with watch.measure("sensitivity"):
             infos = self._sensitivity(dense, watch)
         weights = self._store_weights(dense.model)
-        artifact = self._export(dense, dense.model, request, watch)
+        artifacts = self._export(dense, dense.model, request, request.precisions, search, watch)
         self._remember(_key(request, weights), dense)
         return BuildResult(
             kind=BuildKind.PREPARE,
-            accuracy=accuracy,
+            accuracy=AccuracyReport(search=_of_first(artifacts, search)),
             macs=count_macs(dense.model, dense.example),
             params=count_params(dense.model),
             widths=read_widths(dense.model, groups),
             weights=weights,
-            artifacts=(artifact,),
+            artifacts=artifacts,
             groups=infos,
             unprunable=groups.unprunable,
             splits=_sizes(splits),
@@ -134,7 +136,7 @@ class TorchBuilder:
         )
 
     def _candidate(self, request: CandidateRequest, watch: Stopwatch) -> BuildResult:
-        _require_fp32(request.candidate)
+        require_precision(request.candidate.precision)
         dense = self._dense(request, watch)
         with watch.measure("prune"):
             model = dense.pruned_as(request.candidate, watch.hold)
@@ -150,14 +152,17 @@ class TorchBuilder:
             self._recover(dense, model, plan, plan.epochs, request.seed, watch)
             with watch.measure("evaluate"):
                 search = dense.evaluate(model, "val", watch.hold)
+        artifacts = self._export(dense, model, request, (request.candidate.precision,), search, watch)
+        search = _of_first(artifacts, search)
         accuracy = AccuracyReport(raw=raw, after_batch_norm=after_batch_norm, search=search)
-        return self._result(BuildKind.CANDIDATE, dense, model, accuracy, request, watch)
+        return self._result(BuildKind.CANDIDATE, dense, model, accuracy, artifacts, watch)
 
     def _final(self, request: FinalRequest, watch: Stopwatch) -> BuildResult:
         dense = self._dense(request, watch)
-        model, raw, after_batch_norm = dense.model, None, None
+        model, raw, after_batch_norm, precisions = dense.model, None, None, request.precisions
         if request.candidate is not None:
-            _require_fp32(request.candidate)
+            require_precision(request.candidate.precision)
+            precisions = (request.candidate.precision,)
             with watch.measure("prune"):
                 model = dense.pruned_as(request.candidate, watch.hold)
                 if request.start is not None:
@@ -169,14 +174,18 @@ class TorchBuilder:
             self._recover(dense, model, request.candidate.recovery, request.epochs, request.seed, watch)
         with watch.measure("evaluate"):
             search = dense.evaluate(model, "val", watch.hold)
-        artifact = self._export(dense, model, request, watch)
+        exported = self._export(dense, model, request, precisions, search, watch)
+        search = _of_first(exported, search)
         with watch.measure("test"):
             labels = dense.labels("test", watch.hold)
-            test = accuracy_of(self._run_file(artifact, dense.splits.test[0], watch), labels)
-        accuracy = AccuracyReport(
-            raw=raw, after_batch_norm=after_batch_norm, search=search, test=test, test_samples=len(labels)
+            tests = [accuracy_of(self._run_file(file, dense.splits.test[0], watch), labels) for file in exported]
+        artifacts = tuple(
+            file.model_copy(update={"accuracy_test": test}) for file, test in zip(exported, tests, strict=True)
         )
-        return self._result(BuildKind.FINAL, dense, model, accuracy, request, watch, artifact)
+        accuracy = AccuracyReport(
+            raw=raw, after_batch_norm=after_batch_norm, search=search, test=tests[0], test_samples=len(labels)
+        )
+        return self._result(BuildKind.FINAL, dense, model, accuracy, artifacts, watch)
 
     # --- steps ------------------------------------------------------------------------------------------------------
     def _load_data(self, request: BuildRequest, watch: Stopwatch) -> CheckedSplits:
@@ -247,7 +256,19 @@ class TorchBuilder:
             recipe = Recipe(epochs=epochs, learning_rate=plan.learning_rate, seed=seed)
             train(model, data, recipe, compute, progress=watch.tell, hold=watch.hold)
 
-    def _export(self, dense: Dense, model: nn.Module, request: BuildRequest, watch: Stopwatch) -> BuiltArtifact:
+    def _export(
+        self,
+        dense: Dense,
+        model: nn.Module,
+        request: BuildRequest,
+        precisions: tuple[str, ...],
+        accuracy: float,
+        watch: Stopwatch,
+    ) -> tuple[BuiltArtifact, ...]:
+        """Return a file a precision, each with the check it must pass and its own accuracy on val.
+
+        The fp32 file was just found equal to the module, so it has the module's accuracy; the others are run.
+        """
         with watch.measure("export"):
             on_cpu = deepcopy(model).to("cpu").to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
             inputs = _check_inputs(dense.splits.val[0], request.batch, request.seed)
@@ -257,13 +278,34 @@ class TorchBuilder:
             with watch.hold():
                 file = exporter.export(on_cpu, inputs)
                 arrays = exporter.check(file, inputs, outputs)
-            buffer = io.BytesIO()
-            np.savez(buffer, allow_pickle=False, **{name: _no_denormals(array) for name, array in arrays.items()})
-            return BuiltArtifact(
-                format=exporter.format,
-                artifact=self._artifacts.put_bytes(file, exporter.kind),
-                check=self._artifacts.put_bytes(buffer.getvalue(), ArtifactKind.CHECK),
-            )
+        artifacts = []
+        for precision in precisions:
+            made, check, own = file, arrays, accuracy
+            if precision != "fp32":
+                with watch.measure("convert"):
+                    samples = dense.calibration()[0][:CALIBRATION_SAMPLES]
+                    made = in_precision(file, precision, samples, hold=watch.hold)
+                    # What it must give elsewhere is what it gives here: its rounding is its own.
+                    given = exporter.run(made, inputs, threads=1)
+                    check = {**arrays, "output_output": given.numpy()}
+                with watch.measure("evaluate"), watch.hold():
+                    logits = exporter.run(made, dense.splits.val[0], threads=self._threads)
+                own = accuracy_of(logits, dense.labels("val", watch.hold))
+            artifacts.append(self._stored(exporter, made, check, precision, own))
+        return tuple(artifacts)
+
+    def _stored(
+        self, exporter: Exporter, file: bytes, check: Mapping[str, np.ndarray], precision: str, accuracy: float
+    ) -> BuiltArtifact:
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **{name: _no_denormals(array) for name, array in check.items()})
+        return BuiltArtifact(
+            format=exporter.format,
+            artifact=self._artifacts.put_bytes(file, exporter.kind),
+            check=self._artifacts.put_bytes(buffer.getvalue(), ArtifactKind.CHECK),
+            precision=precision,
+            accuracy_search=accuracy,
+        )
 
     def _run_file(self, artifact: BuiltArtifact, inputs: Tensor, watch: Stopwatch) -> Tensor:
         """Run the stored file, as a user would get it, in its runtime."""
@@ -281,11 +323,9 @@ class TorchBuilder:
         dense: Dense,
         model: nn.Module,
         accuracy: AccuracyReport,
-        request: BuildRequest,
+        artifacts: tuple[BuiltArtifact, ...],
         watch: Stopwatch,
-        artifact: BuiltArtifact | None = None,
     ) -> BuildResult:
-        artifact = artifact or self._export(dense, model, request, watch)
         return BuildResult(
             kind=kind,
             accuracy=accuracy,
@@ -293,7 +333,7 @@ class TorchBuilder:
             params=count_params(model),
             widths=read_widths(model, dense.groups()),
             weights=self._store_weights(model),
-            artifacts=(artifact,),
+            artifacts=artifacts,
             splits=_sizes(dense.splits),
             stages_s=watch.stages_s,
             versions=_VERSIONS,
@@ -329,10 +369,10 @@ def _no_denormals(array: np.ndarray) -> np.ndarray:
     return np.where(np.abs(array) < tiny, np.zeros((), array.dtype), array)
 
 
-def _require_fp32(candidate: Candidate) -> None:
-    if candidate.precision != "fp32":
-        message = f"Files of precision {candidate.precision} are not made yet; ask for fp32."
-        raise Invalid(message, code="precision_not_available", fields=[FieldProblem("candidate.precision", message)])
+def _of_first(artifacts: tuple[BuiltArtifact, ...], module: float) -> float:
+    """Return the accuracy on val of the first file, the one a build's own accuracy is told of."""
+    own = artifacts[0].accuracy_search
+    return module if own is None else own
 
 
 def _failed(watch: Stopwatch, reason: str, code: str, blame: Blame, *, retryable: bool = False) -> Failed:

@@ -188,7 +188,7 @@ def test_a_final_of_no_epochs_is_the_candidate_itself(
     )
     final = _built(_build(builder, request))
     assert final.weights == pruned.weights
-    assert final.artifacts == pruned.artifacts
+    assert final.files == pruned.files
     assert final.accuracy.search == pruned.accuracy.search
 
 
@@ -196,7 +196,7 @@ def test_a_final_without_candidate_is_the_dense_model_on_test(
     store: FolderStore, builder: TorchBuilder, prepared: BuildResult
 ) -> None:
     final = _built(_build(builder, FinalRequest(model=MODEL, data=DATA, batch=2, weights=prepared.weights)))
-    assert final.weights == prepared.weights and final.artifacts == prepared.artifacts
+    assert final.weights == prepared.weights and final.files == prepared.files
     assert final.accuracy.test == pytest.approx(_test_accuracy(store, final))
 
 
@@ -322,7 +322,7 @@ def test_an_unknown_metric_is_refused(builder: TorchBuilder) -> None:
     [
         ({"widths": {"nobody": 3}}, "unknown_group"),
         ({"widths": {"features.0": 0}}, "bad_width"),
-        ({"precision": "int8"}, "precision_not_available"),
+        ({"precision": "int4"}, "precision_not_available"),
         ({"importance": ImportanceMix(l2=0)}, "empty_importance_mix"),
         ({"recovery": RecoveryPlan(precision="fp4")}, "unknown_precision"),
         ({"recovery": RecoveryPlan(learning_rate=1e12)}, "diverged"),
