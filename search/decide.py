@@ -120,14 +120,22 @@ def _prepare(view: View) -> list[Action] | None:
         elif not build.state.is_terminal:
             is_waiting = True
         elif not isinstance(build.outcome, BuildResult):
-            return [End(JobState.FAILED, EndedBy.SYSTEM, _why(build))]
+            return [_failure(failure_of(build)), End(JobState.FAILED, EndedBy.SYSTEM, _why(build))]
         elif not build.outcome.groups:
-            return [End(JobState.FAILED, EndedBy.SYSTEM, _nothing_to_prune(build.outcome))]
+            nothing = Failed(
+                stage="groups", reason=_nothing_to_prune(build.outcome), blame=Blame.CANDIDATE, code="nothing_to_prune"
+            )
+            return [_failure(nothing), End(JobState.FAILED, EndedBy.SYSTEM, nothing.reason)]
     if actions or is_waiting:
         return _entering(view, Stage.PREPARING) + actions
     if "groups" not in view.job.report:
         return [Report(_dense_report(view.dense_of(0)))]
     return None
+
+
+def _failure(failed: Failed) -> Report:
+    """Return what a script needs to tell failures apart: the stable code, where it happened, and who is to blame."""
+    return Report({"failure": {"code": failed.code, "stage": failed.stage, "blame": failed.blame.value}})
 
 
 def _nothing_to_prune(result: BuildResult) -> str:
