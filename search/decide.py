@@ -133,8 +133,10 @@ def _prepare(view: View) -> list[Action] | None:
     return None
 
 
-def _failure(failed: Failed) -> Report:
+def _failure(failed: Failed | None) -> Report:
     """Return what a script needs to tell failures apart: the stable code, where it happened, and who is to blame."""
+    if failed is None:
+        return Report({"failure": {"code": "cancelled", "stage": "prepare", "blame": Blame.SYSTEM.value}})
     return Report({"failure": {"code": failed.code, "stage": failed.stage, "blame": failed.blame.value}})
 
 
