@@ -50,7 +50,7 @@ COPY --from=agent-deps /venv /venv
 COPY domain domain
 COPY workers/__init__.py workers/__init__.py
 COPY workers/agent workers/agent
-COPY client client
 ENV PATH=/venv/bin:$PATH PYTHONPATH=/app
 USER pruneloop
-CMD ["python3", "-m", "client", "agent", "run", "--state-dir", "/data/agent"]
+# First: docker run ... python3 -m workers.agent join --server URL --token TOKEN --state-dir /data/agent
+CMD ["python3", "-m", "workers.agent", "run", "--state-dir", "/data/agent"]
