@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from workers.search import SearchWork
 
 
+METRICS = ("accuracy", "agreement")
+
+
 @dataclass(frozen=True)
 class Server:
     """The parts every server process shares."""
@@ -119,13 +122,16 @@ def make_api(settings: ApiSettings) -> FastAPI:
 def capabilities() -> Capabilities:
     """Return what jobs may ask for here. Names of models and data are checked where the builder's code is installed."""
     from search.service import Capabilities
+    from workers.agent.runtimes.names import known_runtimes
 
+    runtimes = known_runtimes()
     try:
         from pruning.names import BUILTIN_DATASETS, BUILTIN_MODELS, known_names
     except ImportError:  # the server's image holds no builder: a build then names what it does not know
-        return Capabilities()
+        return Capabilities(metrics=METRICS)
     return Capabilities(
-        metrics=("accuracy", "agreement"),
+        runtimes=runtimes,
+        metrics=METRICS,
         models=known_names("pruneloop.models", BUILTIN_MODELS),
         datasets=known_names("pruneloop.datasets", BUILTIN_DATASETS),
     )
