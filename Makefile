@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-fast lint up lock bench-measurement clean
+.PHONY: help demo test test-fast test-arm lint up lock bench-measurement clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
@@ -30,10 +30,16 @@ test: $(VENV)/.installed-dev ## lint, types, then every test on real PostgreSQL 
 test-fast: $(VENV)/.installed-dev ## unit and architecture tests only
 	$(BIN)/python -m pytest tests/unit tests/architecture
 
+test-arm: $(VENV)/.installed-dev ## end to end with an emulated aarch64 agent (apt-get install qemu-user-static mmdebstrap)
+	PRUNELOOP_TEST_ARM=1 $(BIN)/python -m pytest tests/hardware -m arm
+
 lint: $(VENV)/.installed-dev ## ruff and mypy (the layers are held by tests/architecture)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench-measurement: $(VENV)/.installed-dev ## our timing against torch.utils.benchmark and two medians; half an hour (ARGS='--runs 5': a look)
+	$(BIN)/python -m benchmarks.measurement --report docs/benchmarks/measurement.md $(ARGS)
 
 lock: ## renew constraints.txt from what the extras resolve to today
 	$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/python -m pip install --quiet -e '.[dev]'
