@@ -128,7 +128,7 @@ def capabilities() -> Capabilities:
     try:
         from pruning.names import BUILTIN_DATASETS, BUILTIN_MODELS, known_names
     except ImportError:  # the server's image holds no builder: a build then names what it does not know
-        return Capabilities(metrics=METRICS)
+        return Capabilities(metrics=METRICS, runtimes=runtimes)
     return Capabilities(
         runtimes=runtimes,
         metrics=METRICS,

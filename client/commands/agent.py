@@ -10,7 +10,7 @@ from rich.text import Text
 
 from client.commands.shared import FAILED, OK, Json, make_console, say, write_json
 
-STYLE_OF_LEVEL = {"ok": "green", "warning": "yellow", "error": "red"}
+STYLE_OF_LEVEL = {"ok": "green", "missing": "dim", "warning": "yellow", "error": "red"}
 
 StateDir = Annotated[
     Path | None,

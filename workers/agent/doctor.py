@@ -22,9 +22,10 @@ from workers.agent.settings import AgentSettings, Identity
 
 
 class Level(StrEnum):
-    """``ERROR`` keeps the device from measuring; ``WARNING`` makes its numbers worse or is only worth knowing."""
+    """``ERROR`` keeps the device from measuring; ``WARNING`` makes its numbers worse; ``MISSING`` could be had."""
 
     OK = "ok"
+    MISSING = "missing"
     WARNING = "warning"
     ERROR = "error"
 
@@ -76,8 +77,8 @@ def _runtimes(inventory: Inventory) -> list[Finding]:
     return [
         Finding(
             name=f"runtime {runtime.name}",
-            # One that is missing hurts only where it is the only one.
-            level=Level.OK if runtime.available else (Level.WARNING if has_any else Level.ERROR),
+            # One that is missing hurts only where there is no other.
+            level=Level.OK if runtime.available else (Level.MISSING if has_any else Level.ERROR),
             detail=f"{runtime.version}: {runtime.detail}" if runtime.available else runtime.detail,
         )
         for runtime in inventory.runtimes

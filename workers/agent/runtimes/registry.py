@@ -6,15 +6,21 @@ reason and breaks nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 
 from domain.device import RuntimeInfo
 from workers.agent.runtimes.base import Runtime, RuntimeMissing
-from workers.agent.runtimes.onnxruntime import OnnxRuntime
+from workers.agent.runtimes.names import GROUP, REPLAY
+from workers.agent.runtimes.onnxruntime import PROVIDERS, OnnxRuntime
+from workers.agent.runtimes.openvino import OpenVino
 
-GROUP = "pruneloop.runtimes"
-BUILT_IN = {"onnxruntime": OnnxRuntime}
+BUILT_IN: dict[str, Callable[[], Runtime]] = {
+    **{name: partial(OnnxRuntime, name) for name in PROVIDERS},
+    OpenVino.name: OpenVino,
+}
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ def find_runtimes() -> Runtimes:
     found: dict[str, Runtime] = {name: make() for name, make in BUILT_IN.items()}
     broken: dict[str, str] = {}
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
-        if entry.name in found:
+        if entry.name in found or entry.name == REPLAY:
             broken[f"{entry.name} ({entry.value})"] = f"the name {entry.name} is taken; rename the entry point"
             continue
         try:
@@ -58,6 +64,11 @@ def get_runtime(name: str) -> Runtime:
     for entry in entry_points(group=GROUP):
         if entry.name == name:
             return _made(entry)
+    if name == REPLAY:
+        raise RuntimeMissing(
+            "This agent measures; the runtime replay is a device of its own: start it with PRUNELOOP_AGENT_REPLAY set.",
+            metadata={"runtime": name},
+        )
     known = ", ".join(sorted({*BUILT_IN, *(entry.name for entry in entry_points(group=GROUP))}))
     raise RuntimeMissing(
         f"This device has no runtime {name} (it has {known}); install a package with an entry point {GROUP}:{name}.",
