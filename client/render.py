@@ -184,7 +184,7 @@ def _notes(front: Front, spec: JobSpec | None) -> list[str]:
         notes.append("≈ a tie with its neighbour: the intervals overlap")
     if any(point.is_noisy for point in points):
         notes.append("! the device was too noisy for a tight interval")
-    if any(not point.within_max_drop for point in front.items):
+    if any(not point.within_max_drop for point in points):
         drop = f" of {spec.objective.max_drop:g}" if spec is not None else ""
         notes.append(f"↓ loses more accuracy than the allowed drop{drop}")
     return notes

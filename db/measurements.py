@@ -43,7 +43,7 @@ def is_online(device_row: FromClause) -> ColumnElement[bool]:
 
 
 def suits(device_row: FromClause) -> ColumnElement[bool]:
-    """Whether a device matches a measurement's selector, has its runtime, and is not to be avoided while a peer could do it."""
+    """Whether a device matches a measurement, and is not to be avoided while a peer could do it."""
     peer = device.alias("peer")
     has_peer = exists().where(
         peer.c.id != device_row.c.id,
@@ -56,10 +56,17 @@ def suits(device_row: FromClause) -> ColumnElement[bool]:
 
 
 def _matches(device_row: FromClause) -> ColumnElement[bool]:
+    """Whether a device has the labels or the id, and the runtime in working order, for the precision asked."""
+    wanted = func.jsonb_build_object(
+        "name", measurement.c.runtime,
+        "available", true(),
+        "precisions", func.jsonb_build_array(func.coalesce(measurement.c.request.op("->>")("precision"), "fp32")),
+    )  # fmt: skip
     return and_(
         or_(measurement.c.selector_id.is_(None), measurement.c.selector_id == device_row.c.id),
         device_row.c.labels.contains(measurement.c.selector_labels),
         measurement.c.runtime == any_(device_row.c.runtimes),
+        device_row.c.inventory.contains(func.jsonb_build_object("runtimes", func.jsonb_build_array(wanted))),
     )
 
 

@@ -65,7 +65,8 @@ def reserve_s(view: View, *, keep: int) -> float:
     if each is None:
         return 0.0
     targets = len(view.spec.targets)
-    return targets * (keep * (each + FINAL_PLAN_S / 2) + SESSION_S) + each
+    sessions = sum(len(target.precision) for target in view.spec.targets)
+    return targets * keep * (each + FINAL_PLAN_S / 2) + sessions * SESSION_S + each
 
 
 def search_ends_s(view: View) -> float:

@@ -15,7 +15,7 @@ from domain.build import Build, BuildResult, CandidateRequest, PrepareRequest
 from domain.candidate import Candidate
 from domain.device import Device
 from domain.job import EndedBy, JobState, Stage
-from domain.measurement import Measured, MeasurementPlan, MeasurementRequest
+from domain.measurement import Measured, MeasuredFile, MeasurementPlan, MeasurementRequest
 from domain.outcome import Blame, Failed
 from domain.ports import NewBuild, NewMeasurement, NewTrial
 from domain.trial import Trial, TrialState
@@ -24,6 +24,7 @@ from search import finals, rejecting
 from search.accounting import elapsed_s, keep_that_fits, search_ends_s, waiting_s
 from search.actions import Action, Ask, End, Enter, FinishTrial, GiveBack, Report, StartBuild, StartMeasurement
 from search.devices import why_no_device, why_stuck
+from search.precision import baseline_scale, first_of, is_mixed, session_key
 from search.stopping import is_searched_out
 from search.told import values_of
 from search.view import View, candidate_key, content_key, failure_of, measured_file
@@ -105,7 +106,14 @@ def _stop_waiting(view: View, now: datetime) -> list[Action]:
 # --- prepare --------------------------------------------------------------------------------------------------------
 def prepare_request(view: View, batch: int) -> PrepareRequest:
     spec = view.spec
-    return PrepareRequest(model=spec.model, data=spec.data, metric=spec.objective.metric, batch=batch, seed=spec.seed)
+    return PrepareRequest(
+        model=spec.model,
+        data=spec.data,
+        metric=spec.objective.metric,
+        batch=batch,
+        seed=spec.seed,
+        precisions=view.precisions_of(batch),
+    )
 
 
 def _prepare(view: View) -> list[Action] | None:
@@ -161,27 +169,35 @@ def _dense_report(result: BuildResult) -> dict[str, JsonValue]:
 # --- baseline -------------------------------------------------------------------------------------------------------
 def _baseline(view: View) -> list[Action]:
     actions: list[Action] = []
-    for index in range(len(view.spec.targets)):
-        measurement = view.measurements.get(f"baseline:{index}")
+    for index, precision, key in _baseline_keys(view):
+        measurement = view.measurements.get(key)
         if measurement is None:
-            dense = view.dense_of(index)
-            actions.append(StartMeasurement(new_measurement(view, index, f"baseline:{index}", [dense])))
+            first = measured_file(view.dense_of(index), first_of(view, index))
+            actions.append(StartMeasurement(new_measurement(view, index, key, first, precision)))
         elif measurement.state.is_terminal and not isinstance(measurement.outcome, Measured):
             failed = failure_of(measurement)
             text = failed.reason if failed is not None else "it was cancelled"
-            return [
-                End(JobState.FAILED, EndedBy.SYSTEM, f"Target {index}: the dense model could not be measured: {text}")
-            ]
+            who = f"Target {index}: the dense model" + (f" in {precision}" if is_mixed(view, index) else "")
+            return [End(JobState.FAILED, EndedBy.SYSTEM, f"{who} could not be measured: {text}")]
     return _entering(view, Stage.BASELINE) + actions if actions else []
 
 
+def _baseline_keys(view: View) -> list[tuple[int, str, str]]:
+    """Return (target, precision, key) of every baseline: the dense model of a precision against that of the first."""
+    return [
+        (index, precision, session_key("baseline", view, index, precision))
+        for index, target in enumerate(view.spec.targets)
+        for precision in target.precision
+    ]
+
+
 def has_baselines(view: View) -> bool:
-    done = (view.measurements.get(f"baseline:{index}") for index in range(len(view.spec.targets)))
+    done = (view.measurements.get(key) for _, _, key in _baseline_keys(view))
     return all(measurement is not None and measurement.state is WorkState.DONE for measurement in done)
 
 
-def new_measurement(view: View, target: int, key: str, results: Sequence[BuildResult]) -> NewMeasurement:
-    """Return a measurement of built files against the dense model of the target."""
+def new_measurement(view: View, target: int, key: str, file: MeasuredFile, precision: str) -> NewMeasurement:
+    """Return a measurement of a file against the dense model of the target in a precision."""
     spec = view.spec.targets[target]
     return NewMeasurement(
         key=key,
@@ -189,11 +205,11 @@ def new_measurement(view: View, target: int, key: str, results: Sequence[BuildRe
         selector=spec.device,
         request=MeasurementRequest(
             runtime=spec.runtime,
-            precision=spec.precision[0],
+            precision=precision,
             batch=spec.batch,
             threads=spec.threads,
-            baseline=measured_file(view.dense_of(target)),
-            candidates=tuple(measured_file(result) for result in results),
+            baseline=measured_file(view.dense_of(target), precision),
+            candidates=(file,),
             plan=MeasurementPlan(seed=view.spec.seed),
         ),
     )
@@ -313,7 +329,10 @@ def _advance(view: View, trial: Trial) -> Action | None:
     if reason is not None:
         return FinishTrial(trial.id, TrialState.REJECTED, reason=reason)
     key = f"trial:{trial.target}:{trial.candidate.architecture}"
-    return StartMeasurement(new_measurement(view, trial.target, key, [build.outcome]), trial_id=trial.id)
+    file = measured_file(build.outcome)
+    return StartMeasurement(
+        new_measurement(view, trial.target, key, file, trial.candidate.precision), trial_id=trial.id
+    )
 
 
 def _after_measuring(view: View, trial: Trial) -> Action | None:
@@ -323,9 +342,12 @@ def _after_measuring(view: View, trial: Trial) -> Action | None:
     built = view.built(trial)
     if built is None or not isinstance(measurement.outcome, Measured):
         return _as_failed(trial, failure_of(measurement))
-    dense = view.dense_of(trial.target).accuracy.search
+    scale = baseline_scale(view, trial.target, trial.candidate.precision)
+    if scale is None:
+        return None  # another device was faster than the one that measures the baseline
     timing = measurement.outcome.candidates[0]
-    values = values_of(timing, built.accuracy.search, dense, view.spec, view.spec.targets[trial.target])
+    dense, target = view.dense_accuracy(trial.target), view.spec.targets[trial.target]
+    values = values_of(timing, built.accuracy.search, dense, view.spec, target, scale=scale.ratio)
     return FinishTrial(trial.id, TrialState.SUCCEEDED, values=values)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
 from domain.device import Device, DeviceState
@@ -14,18 +14,21 @@ from search.view import View
 PATIENCE = timedelta(seconds=6)
 
 
-def can_run(device: Device, selector: DeviceSelector, runtime: str) -> bool:
-    """Return whether a device takes work, matches, and has the runtime in working order."""
+def can_run(device: Device, selector: DeviceSelector, runtime: str, precisions: Collection[str] = ()) -> bool:
+    """Return whether a device takes work, matches, and has the runtime in working order for all the precisions."""
     return (
         device.state is DeviceState.ACTIVE
         and selector.matches(device.id, device.labels)
-        and any(info.name == runtime and info.available for info in device.inventory.runtimes)
+        and any(
+            info.name == runtime and info.available and set(precisions) <= set(info.precisions)
+            for info in device.inventory.runtimes
+        )
     )
 
 
 def why_no_device(target: TargetSpec, index: int, devices: Sequence[Device]) -> str | None:
     """Return why no device can measure a target, with the next step; None if one can."""
-    if any(can_run(device, target.device, target.runtime) for device in devices):
+    if any(can_run(device, target.device, target.runtime, target.precision) for device in devices):
         return None
     wanted = _describe(target.device)
     known = [device for device in devices if device.state is not DeviceState.REMOVED]
@@ -39,7 +42,13 @@ def why_no_device(target: TargetSpec, index: int, devices: Sequence[Device]) -> 
     active = [device for device in matching if device.state is DeviceState.ACTIVE]
     if not active:
         states = ", ".join(sorted({str(device.state) for device in matching}))
-        return f"Target {index}: every device that matches {wanted} is {states} ({names}). Resume one to go on."
+        notes = "".join(f" {device.name}: {device.note}." for device in matching[:5] if device.note)
+        return f"Target {index}: every device that matches {wanted} is {states} ({names}). Resume one to go on.{notes}"
+    if any(can_run(device, target.device, target.runtime) for device in active):
+        return (
+            f"Target {index}: the runtime {target.runtime} of no matching device ({names}) takes "
+            f"{' and '.join(target.precision)}. Change the target's `precision`, or join a device that does."
+        )
     return (
         f"Target {index}: no matching device ({names}) has a working runtime {target.runtime}. "
         "Run `pruneloop agent doctor` there to see what to install."
@@ -60,7 +69,7 @@ def why_stuck(view: View, devices: Sequence[Device], now: datetime) -> str | Non
     missing = why_no_device(target, oldest.target, devices)
     if missing is not None:
         return missing
-    able = [device for device in devices if can_run(device, target.device, target.runtime)]
+    able = [device for device in devices if can_run(device, target.device, target.runtime, target.precision)]
     if any(device.is_online for device in able):
         return None
     names = ", ".join(device.name for device in able[:5])

@@ -12,22 +12,23 @@ from pydantic import JsonValue
 
 from domain.build import Build, BuildResult, FinalRequest
 from domain.job import EndedBy, JobState, Stage
-from domain.measurement import Measured, MeasuredFile, Measurement, MeasurementPlan, MeasurementRequest
+from domain.measurement import Measured, Measurement, MeasurementPlan, MeasurementRequest
 from domain.outcome import Blame
 from domain.pareto import nondominated
 from domain.ports import NewBuild, NewMeasurement
 from domain.trial import Trial
 from search.accounting import FINAL_PLAN_S, time_report
 from search.actions import Action, End, Enter, Report, StartBuild, StartMeasurement
+from search.precision import dense_points, session_key, yardstick
 from search.told import allowed_drop
 from search.view import View, content_key, failure_of, measured_file
 
 
 def search_front(view: View, target: int) -> list[Trial]:
     """Return the non-dominated measured trials of a target, fastest first, without those the dense model beats."""
-    dense_error = 1.0 - view.dense_of(target).accuracy.search
     front = nondominated(view.succeeded(target), latency=_latency, error=_error)
-    return [trial for trial in front if _latency(trial) < 1.0 or _error(trial) < dense_error]
+    dense = dense_points(view, target)
+    return [t for t in front if all(_latency(t) < ratio or _error(t) < error for ratio, error in dense)]
 
 
 def pick(view: View, target: int, *, keep: int) -> list[Trial]:
@@ -38,7 +39,7 @@ def pick(view: View, target: int, *, keep: int) -> list[Trial]:
     whatever lies farthest from all chosen, in log latency, so that the rest spreads along the front.
     """
     front = search_front(view, target)
-    dense_error = 1.0 - view.dense_of(target).accuracy.search
+    dense_error = 1.0 - view.dense_accuracy(target)
     max_drop = view.spec.objective.max_drop
     chosen: list[Trial] = []
 
@@ -89,7 +90,7 @@ def decide(view: View, now: datetime) -> list[Action]:
         return [*_entering(view, Stage.FINALS), *builds]
     if any(not build.state.is_terminal for build in _wanted_builds(view)):
         return _entering(view, Stage.FINALS)
-    sessions = _missing_sessions(view)
+    sessions = [session for target in range(len(view.spec.targets)) for session in _missing_sessions(view, target)]
     if sessions:
         return [*_entering(view, Stage.REMEASURING), *sessions]
     if any(not measurement.state.is_terminal for measurement in _sessions(view)):
@@ -111,6 +112,7 @@ def final_request(view: View, target: int, trial: Trial | None) -> FinalRequest:
         start=built.weights if built is not None else None,
         candidate=trial.candidate if trial is not None else None,
         epochs=spec.final.epochs if trial is not None else 0.0,
+        precisions=view.precisions_of(spec.targets[target].batch) if trial is None else (trial.candidate.precision,),
     )
 
 
@@ -148,35 +150,36 @@ def _recovered(view: View, target: int) -> list[tuple[Trial, BuildResult]]:
     return pairs
 
 
-def _missing_sessions(view: View) -> list[Action]:
-    actions: list[Action] = []
-    for target in range(len(view.spec.targets)):
-        recovered = _recovered(view, target)
-        if not recovered:
-            continue
-        together = view.measurements.get(f"final:{target}")
-        if together is None:
-            actions.append(_session(view, target, f"final:{target}", [result for _, result in recovered]))
-        elif _is_candidates_fault(together) and len(recovered) > 1:
+def _missing_sessions(view: View, target: int) -> list[StartMeasurement]:
+    """Return the sessions of a target still to be started: one a precision that has finalists."""
+    actions: list[StartMeasurement] = []
+    recovered = _recovered(view, target)
+    for precision in view.spec.targets[target].precision:
+        mine = [(trial, result) for trial, result in recovered if trial.candidate.precision == precision]
+        key = session_key("final", view, target, precision)
+        together = view.measurements.get(key)
+        if together is None and mine:
+            actions.append(_session(view, target, key, precision, [result for _, result in mine]))
+        elif together is not None and _is_candidates_fault(together) and len(mine) > 1:
             # One bad file spoils the session for all, and it does not say which: each on its own, then.
-            for trial, result in recovered:
-                key = f"final:{target}:{trial.number}"
-                if key not in view.measurements:
-                    actions.append(_session(view, target, key, [result]))
+            for trial, result in mine:
+                alone = f"{key}:{trial.number}"
+                if alone not in view.measurements:
+                    actions.append(_session(view, target, alone, precision, [result]))
     return actions
 
 
-def _session(view: View, target: int, key: str, results: list[BuildResult]) -> StartMeasurement:
+def _session(view: View, target: int, key: str, precision: str, results: list[BuildResult]) -> StartMeasurement:
     spec = view.spec.targets[target]
     dense = view.dense_final(target) or view.dense_of(target)
-    files: list[MeasuredFile] = [measured_file(result) for result in results]
+    files = [*yardstick(view, target, precision), *(measured_file(result) for result in results)]
     plan = MeasurementPlan(min_pairs=40, max_s=FINAL_PLAN_S * len(files), seed=view.spec.seed)
     request = MeasurementRequest(
         runtime=spec.runtime,
-        precision=spec.precision[0],
+        precision=precision,
         batch=spec.batch,
         threads=spec.threads,
-        baseline=measured_file(dense),
+        baseline=measured_file(dense, precision),
         candidates=tuple(files),
         plan=plan,
     )
@@ -201,6 +204,8 @@ def is_final(view: View, target: int) -> bool:
         return False
     if not finalists(view, target):
         return True
+    if _missing_sessions(view, target):
+        return False
     sessions = _sessions(view, target)
     return bool(accepted_sessions(view, target)) and all(session.state.is_terminal for session in sessions)
 

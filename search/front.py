@@ -5,13 +5,14 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
-from domain.build import BuildResult
+from domain.build import BuildResult, BuiltArtifact
 from domain.front import Front, Point, PointArtifact
 from domain.measurement import CandidateTiming, Measured, Measurement
 from domain.pareto import nondominated
 from domain.ports import JobSnapshot
 from domain.trial import Trial
 from search import finals
+from search.precision import Scale, baseline_scale, first_of, is_mixed, scale_in, session_key
 from search.view import View, deployable
 
 # Accuracies are counts over samples: this only forgives the last bit of a float.
@@ -23,7 +24,8 @@ def build_front(snapshot: JobSnapshot, target: int) -> Front:
 
     Only non-dominated points stand on it, by measured latency ratio and by error on the split the points share: test
     for finals, search before. The dense model always stands beside it, as soon as its baseline is measured, and a point
-    it beats in both is dropped.
+    it beats in both is dropped. Where a target has several precisions, so does the dense model, and every latency on
+    the front is that of the dense model in the first precision times paired ratios, so that they compare.
 
     Raises:
         IndexError: If the job has no such target.
@@ -34,41 +36,65 @@ def build_front(snapshot: JobSnapshot, target: int) -> Front:
     if view.prepared(target) is None:
         return Front(target=target, is_final=False, dense=(), items=())
     is_final = finals.is_final(view, target)
-    if is_final:
-        dense = _dense_final(view, target)
-        points = _final_points(view, target)
-    else:
-        dense = _dense_search(view, target)
-        points = _search_points(view, target)
-    if dense is None:
+    dense = _dense_points(view, target, "final" if is_final else "search")
+    if not dense:
         return Front(target=target, is_final=False, dense=(), items=())
-    kept = nondominated(points, latency=lambda p: 1.0 / p.speedup, error=_error)
-    items = tuple(point for point in kept if point.speedup > 1.0 or _error(point) < _error(dense))
-    return Front(target=target, is_final=is_final, dense=(dense,), items=items)
+    reference_ms = dense[0].latency_ms
+    points = _final_points(view, target, reference_ms) if is_final else _search_points(view, target, reference_ms)
+
+    def latency(point: Point) -> float:
+        return point.latency_ms if is_mixed(view, target) else 1.0 / point.speedup
+
+    kept = nondominated(points, latency=latency, error=_error)
+    items = tuple(
+        point for point in kept if all(latency(point) < latency(d) or _error(point) < _error(d) for d in dense)
+    )
+    return Front(target=target, is_final=is_final, dense=dense, items=items)
 
 
 def _error(point: Point) -> float:
     return 1.0 - (point.accuracy if point.accuracy is not None else point.accuracy_search)
 
 
-def _search_points(view: View, target: int) -> list[Point]:
-    dense = view.dense_of(target)
+def _search_points(view: View, target: int, reference_ms: float) -> list[Point]:
     points = []
     for trial in view.succeeded(target):
         built, measured = view.built(trial), view.measured(trial)
         if built is None or measured is None:
             continue
         measurement, outcome, timing = measured
-        within = built.accuracy.search >= dense.accuracy.search - view.spec.objective.max_drop - EPSILON
+        scale = baseline_scale(view, target, trial.candidate.precision)
+        if scale is None:
+            continue
+        within = built.accuracy.search >= view.dense_accuracy(target) - view.spec.objective.max_drop - EPSILON
+        timing = _comparable(view, target, timing, scale, reference_ms)
         points.append(_point(view, target, "search", trial, built, measurement, outcome, timing, within))
     return points
 
 
-def _final_points(view: View, target: int) -> list[Point]:
-    dense = view.dense_final(target)
-    dense_accuracy = dense.accuracy.test if dense is not None else None
+def _comparable(view: View, target: int, timing: CandidateTiming, scale: Scale, reference_ms: float) -> CandidateTiming:
+    """Return a timing whose latency compares with those of other precisions; its speed-up stays as it was paired.
+
+    The interval multiplies the ends of both ratios, which is wider than needed and never too narrow.
+    """
+    if not is_mixed(view, target):
+        return timing
+    (low, high), (slow, fast) = scale.interval, timing.speedup_ci
+    return timing.model_copy(
+        update={
+            "latency_ms": reference_ms * scale.ratio / timing.speedup,
+            "latency_ci_ms": (reference_ms * low / fast, reference_ms * high / slow),
+        }
+    )
+
+
+def _final_points(view: View, target: int, reference_ms: float) -> list[Point]:
+    dense_accuracy = _dense_test(view, target, first_of(view, target))
     points = []
     for measurement, outcome in finals.accepted_sessions(view, target):
+        scale = scale_in(view, target, measurement)
+        if scale is None:
+            continue
         timings = {timing.digest: timing for timing in outcome.candidates}
         for trial in finals.finalists(view, target):
             build = finals.final_build(view, target, trial)
@@ -80,6 +106,7 @@ def _final_points(view: View, target: int) -> list[Point]:
             within = dense_accuracy is not None and (
                 build.outcome.accuracy.test >= dense_accuracy - view.spec.objective.max_drop - EPSILON
             )
+            timing = _comparable(view, target, timing, scale, reference_ms)
             points.append(_point(view, target, "final", trial, build.outcome, measurement, outcome, timing, within))
     return points
 
@@ -115,7 +142,7 @@ def _point(
         candidate=real_sparsity(view, target, trial),
         widths=dict(built.widths or trial.candidate.widths),
         artifacts=point_artifacts(built),
-        manifest=manifest_of(view, target, built),
+        manifest=manifest_of(view, target, deployable(built)),
         measured_at=_measured_at(measurement),
         conditions=_conditions(measurement, outcome),
     )
@@ -128,70 +155,99 @@ def real_sparsity(view: View, target: int, trial: Trial) -> dict[str, float]:
     return {g.name: round(1.0 - widths.get(g.name, g.channels) / g.channels, 6) for g in groups}
 
 
-def point_artifacts(built: BuildResult) -> tuple[PointArtifact, ...]:
-    """Return a build's files, the one that was measured first."""
-    first = deployable(built)
-    ordered = (first, *(artifact for artifact in built.artifacts if artifact is not first))
+def point_artifacts(built: BuildResult, precision: str | None = None) -> tuple[PointArtifact, ...]:
+    """Return a build's files, of a precision if asked, the one that was measured first."""
+    first = deployable(built, precision)
+    ordered = (first, *(a for a in built.artifacts if a is not first and precision in {None, a.precision}))
     return tuple(
         PointArtifact(format=a.format, digest=a.artifact.digest, size_bytes=a.artifact.size_bytes) for a in ordered
     )
 
 
-def manifest_of(view: View, target: int, built: BuildResult) -> str | None:
+def manifest_of(view: View, target: int, file: BuiltArtifact) -> str | None:
     manifests = view.job.report.get("manifests")
-    found = manifests.get(f"{target}:{deployable(built).artifact.digest}") if isinstance(manifests, dict) else None
+    found = manifests.get(f"{target}:{file.artifact.digest}") if isinstance(manifests, dict) else None
     return found if isinstance(found, str) else None
 
 
-def _dense_search(view: View, target: int) -> Point | None:
-    measurement = view.measurements.get(f"baseline:{target}")
-    if measurement is None or not isinstance(measurement.outcome, Measured):
-        return None
-    return _dense_point(view, target, "search", view.dense_of(target), measurement, measurement.outcome)
-
-
-def _dense_final(view: View, target: int) -> Point | None:
+def _dense_test(view: View, target: int, precision: str) -> float | None:
+    """Return the test accuracy of the dense file in a precision, once it was run."""
     built = view.dense_final(target)
-    sessions = finals.accepted_sessions(view, target)
     if built is None:
         return None
-    if sessions:
-        return _dense_point(view, target, "final", built, *sessions[0])
-    baseline = view.measurements.get(f"baseline:{target}")  # nothing was left to measure again
+    own = deployable(built, precision).accuracy_test
+    return built.accuracy.test if own is None else own
+
+
+def _dense_points(view: View, target: int, stage: Literal["search", "final"]) -> tuple[Point, ...]:
+    """Return the dense model in every precision measured, the target's first one first; nothing without that."""
+    points: list[Point] = []
+    for precision in view.spec.targets[target].precision:
+        session = _dense_session(view, target, stage, precision)
+        if session is not None:
+            reference_ms = points[0].latency_ms if points else session[1].baseline.latency_ms
+            points.append(_dense_point(view, target, stage, precision, *session, reference_ms))
+        elif not points:
+            return ()
+    return tuple(points)
+
+
+def _dense_session(
+    view: View, target: int, stage: Literal["search", "final"], precision: str
+) -> tuple[Measurement, Measured] | None:
+    """Return the session the dense model's latency in a precision is of: of the finals if there was one, or the baseline."""
+    if stage == "final":
+        for measurement, outcome in finals.accepted_sessions(view, target):
+            if measurement.request.precision == precision:
+                return measurement, outcome
+    baseline = view.measurements.get(session_key("baseline", view, target, precision))
     if baseline is None or not isinstance(baseline.outcome, Measured):
         return None
-    return _dense_point(view, target, "final", built, baseline, baseline.outcome)
+    return baseline, baseline.outcome
 
 
 def _dense_point(
     view: View,
     target: int,
     stage: Literal["search", "final"],
-    built: BuildResult,
+    precision: str,
     measurement: Measurement,
     outcome: Measured,
+    reference_ms: float,
 ) -> Point:
-    latency = outcome.baseline.latency_ms
+    built = (view.dense_final(target) if stage == "final" else None) or view.dense_of(target)
+    file = deployable(built, precision)
+    test = _dense_test(view, target, precision) if stage == "final" else None
+    first, max_drop = first_of(view, target), view.spec.objective.max_drop
+    first_test = _dense_test(view, target, first)
+    lost = view.dense_accuracy(target) - view.dense_accuracy(target, precision)
+    if test is not None and first_test is not None:
+        lost = first_test - test
+    latency_ms, interval_ms = reference_ms, outcome.baseline.latency_ci_ms or (reference_ms, reference_ms)
+    scale = scale_in(view, target, measurement)
+    if precision != first and scale is not None:
+        latency_ms = reference_ms * scale.ratio
+        interval_ms = (reference_ms * scale.interval[0], reference_ms * scale.interval[1])
     return Point(
         trial=None,
         target=target,
         stage=stage,
-        accuracy=built.accuracy.test if stage == "final" else None,
-        accuracy_search=built.accuracy.search,
+        accuracy=test,
+        accuracy_search=view.dense_accuracy(target, precision),
         test_samples=built.accuracy.test_samples if stage == "final" else None,
-        latency_ms=latency,
-        latency_ci_ms=outcome.baseline.latency_ci_ms or (latency, latency),
+        latency_ms=latency_ms,
+        latency_ci_ms=interval_ms,
         speedup=1.0,
         speedup_ci=(1.0, 1.0),
-        within_max_drop=True,
+        within_max_drop=lost <= max_drop + EPSILON,
         macs=built.macs,
         params=built.params,
-        size_bytes=deployable(built).artifact.size_bytes,
-        precision=measurement.request.precision,
+        size_bytes=file.artifact.size_bytes,
+        precision=precision,
         candidate={},
         widths={g.name: g.channels for g in view.dense_of(target).groups},
-        artifacts=point_artifacts(built),
-        manifest=manifest_of(view, target, built),
+        artifacts=point_artifacts(built, precision),
+        manifest=manifest_of(view, target, file),
         measured_at=_measured_at(measurement),
         conditions=_conditions(measurement, outcome),
     )

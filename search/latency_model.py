@@ -15,6 +15,7 @@ from pydantic import JsonValue
 
 from domain.candidate import GroupInfo
 from domain.measurement import Measured
+from search.precision import baseline_scale
 from search.seeds import Seed, explicit_seed
 from search.space import SearchSpace, macs_fraction
 from search.view import View
@@ -78,65 +79,90 @@ def _nonnegative(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return best
 
 
-def wanted_ratios(view: View, target: int) -> tuple[float, ...]:
-    """Return the latency ratios worth a candidate aimed at them: the user's limits, else twice and three times as fast."""
+@dataclass(frozen=True)
+class Aim:
+    """A latency worth a candidate: its ratio to the dense model of the target's first precision, and the seed's name."""
+
+    name: str
+    precision: str
+    ratio: float
+
+
+def aims_of(view: View, target: int) -> tuple[Aim, ...]:
+    """Return the aims of a target: the user's limits, else twice and three times as fast, in every precision."""
     spec = view.spec.targets[target]
-    ratios = []
-    if spec.speedup is not None:
-        ratios.append(1.0 / spec.speedup)
     baseline = view.measurements.get(f"baseline:{target}")
-    if spec.latency_ms is not None and baseline is not None and isinstance(baseline.outcome, Measured):
-        ratios.append(min(1.0, spec.latency_ms / baseline.outcome.baseline.latency_ms))
-    return tuple(ratios) or (1 / 2, 1 / 3)
+    aims = []
+    for precision in spec.precision:
+        scale = baseline_scale(view, target, precision)
+        if scale is None:
+            continue
+        ratios = [scale.ratio / spec.speedup] if spec.speedup is not None else []
+        if spec.latency_ms is not None and baseline is not None and isinstance(baseline.outcome, Measured):
+            ratios.append(min(scale.ratio, spec.latency_ms / baseline.outcome.baseline.latency_ms))
+        for ratio in ratios or [scale.ratio / 2, scale.ratio / 3]:
+            name = f"aimed-{scale.ratio / ratio:.3g}x"
+            aims.append(Aim(name if precision == spec.precision[0] else f"{name}-{precision}", precision, ratio))
+    return tuple(aims)
 
 
-def aimed_seed(
-    space: SearchSpace, view: View, target: int, chain: Sequence[Mapping[str, int]], *, index: int
-) -> Seed | None:
-    """Return the point of a chain of widths whose predicted latency ratio is nearest to the ``index``-th wanted one.
+def aimed_seed(space: SearchSpace, view: View, target: int, chain: Sequence[Mapping[str, int]]) -> Seed | None:
+    """Return, for the first aim not tried yet, the point of a chain of widths whose predicted latency is nearest to it.
 
-    Only architectures that the target has not seen; None where there is no such ratio, model or point. The prediction
+    Only architectures that the target has not seen; None where there is no such aim, model or point. The prediction
     only chooses what to try: what counts is what is then measured.
     """
-    ratios = wanted_ratios(view, target)
-    model = fit_target(view, target)
-    if model is None or index >= len(ratios):
-        return None
-    seen = {trial.candidate.architecture for trial in view.trials_of(target)}
-    nearest = sorted(chain, key=lambda widths: abs(model.predict(space.groups, widths) - ratios[index]))
-    for widths in nearest[:5]:
-        seed = explicit_seed(space, f"aimed-{1 / ratios[index]:.3g}x", widths)
-        if seed.candidate.architecture not in seen:
-            return seed
+    trials = view.trials_of(target)
+    tried = {(trial.seed_name or "").removesuffix("~") for trial in trials}
+    seen = {trial.candidate.architecture for trial in trials}
+    for aim in aims_of(view, target):
+        model = fit_target(view, target, aim.precision)
+        if aim.name in tried or model is None:
+            continue
+        nearest = sorted(chain, key=lambda widths: abs(model.predict(space.groups, widths) - aim.ratio))
+        for widths in nearest[:5]:
+            plain = aim.name.removesuffix(f"-{aim.precision}")
+            seed = explicit_seed(space, plain, widths, aim.precision)
+            if seed.candidate.architecture not in seen:
+                return seed
     return None
 
 
 @dataclass(frozen=True)
 class TargetModels:
-    """The predictors of a job's targets; a target with too few measured trials has none."""
+    """The predictors of a job's targets, by ``target`` or ``target:precision``; too few measured trials: none."""
 
-    models: dict[int, LatencyModel]
+    models: dict[str, LatencyModel]
 
     def report(self) -> dict[str, JsonValue]:
-        """Return what the job's report says of them: error and number of trials a target."""
+        """Return what the job's report says of them: error and number of trials."""
         return {
-            str(target): {
+            name: {
                 "trials": model.trials,
                 "error_median": round(model.error_median, 4),
                 "error_p90": round(model.error_p90, 4),
                 "coefficients": list(model.coefficients),
             }
-            for target, model in self.models.items()
+            for name, model in self.models.items()
         }
 
 
 def fit_trials(view: View) -> TargetModels:
-    """Fit every target of a job on its measured trials."""
-    fitted = {target: fit_target(view, target) for target in range(len(view.spec.targets))}
-    return TargetModels({target: model for target, model in fitted.items() if model is not None})
+    """Fit every target and precision of a job on its measured trials."""
+    fitted = {}
+    for index, target in enumerate(view.spec.targets):
+        for place, precision in enumerate(target.precision):
+            model = fit_target(view, index, precision)
+            if model is not None:
+                fitted[str(index) if place == 0 else f"{index}:{precision}"] = model
+    return TargetModels(fitted)
 
 
-def fit_target(view: View, target: int) -> LatencyModel | None:
-    """Fit one target on its measured trials; None while they are too few."""
-    pairs = [(t.candidate.widths, t.values.latency_ratio) for t in view.succeeded(target) if t.values is not None]
+def fit_target(view: View, target: int, precision: str) -> LatencyModel | None:
+    """Fit one target on its measured trials of a precision; None while they are too few."""
+    pairs = [
+        (trial.candidate.widths, trial.values.latency_ratio)
+        for trial in view.succeeded(target)
+        if trial.values is not None and trial.candidate.precision == precision
+    ]
     return fit(view.dense_of(target).groups, pairs)

@@ -16,8 +16,8 @@ from pydantic import JsonValue
 from domain.artifact import ArtifactKind
 from domain.device import Device
 from domain.errors import StaleAttempt
-from domain.job import DeviceSelector, JobState
-from domain.ports import ArtifactStore, JobStore, Launcher, SearchLease
+from domain.job import JobState
+from domain.ports import ArtifactStore, JobStore, Launcher, NewMeasurement, SearchLease
 from domain.work import HEARTBEAT_S, LEASE_S
 from search import finals
 from search.actions import Action, Ask, End, Enter, FinishTrial, GiveBack, Report, StartBuild, StartMeasurement
@@ -144,7 +144,7 @@ class SearchLoop:
                     self._launcher.wake_builders()
             case StartMeasurement():
                 store.add_measurement(lease, action.measurement, trial_id=action.trial_id)
-                self._wake_devices(run, action.measurement.selector, action.measurement.request.runtime)
+                self._wake_devices(run, action.measurement)
             case FinishTrial():
                 store.finish_trial(lease, action.trial_id, action.state, values=action.values, reason=action.reason)
             case Ask():
@@ -194,7 +194,8 @@ class SearchLoop:
         for target in range(len(view.spec.targets)):
             front = build_front(view.snapshot, target)
             for point in (*front.dense, *front.items) if front.is_final else ():
-                body = build_manifest(view.snapshot, point, front.dense[0])
+                dense = next(d for d in front.dense if d.precision == point.precision)
+                body = build_manifest(view.snapshot, point, dense)
                 ref = self._artifacts.put_bytes(body, ArtifactKind.MANIFEST)
                 self._store.record_artifact(ref)
                 manifests[f"{target}:{point.artifacts[0].digest}"] = ref.digest
@@ -203,8 +204,8 @@ class SearchLoop:
     def _space(self, run: _Run, view: View, target: int) -> SearchSpace:
         if target not in run.spaces:
             groups = view.dense_of(target).groups
-            precision = view.spec.targets[target].precision[0]
-            run.spaces[target] = SearchSpace(groups, view.spec.recovery, precision=precision)
+            precisions = view.spec.targets[target].precision
+            run.spaces[target] = SearchSpace(groups, view.spec.recovery, precisions=precisions)
         return run.spaces[target]
 
     def _study(self, run: _Run, view: View, target: int) -> TargetStudy:
@@ -238,9 +239,10 @@ class SearchLoop:
             run.devices, run.devices_at = all_devices(self._store), now
         return run.devices
 
-    def _wake_devices(self, run: _Run, selector: DeviceSelector, runtime: str) -> None:
+    def _wake_devices(self, run: _Run, measurement: NewMeasurement) -> None:
+        request = measurement.request
         for device in run.devices:
-            if can_run(device, selector, runtime):
+            if can_run(device, measurement.selector, request.runtime, (request.precision,)):
                 self._launcher.wake_device(device.id)
 
 

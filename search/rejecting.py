@@ -19,19 +19,19 @@ def why_rejected(view: View, trial: Trial, built: BuildResult) -> str | None:
     """Return why a built candidate is not measured, in words; None to measure it.
 
     Hopeless: it lost far more accuracy than the search allows, and the target has at least one measured trial.
-    Dominated beyond doubt: a measured trial is clearly more accurate, no group of it is wider, and its MACs are clearly
-    fewer. Fewer MACs alone would not do: they do not decide latency.
+    Dominated beyond doubt: a measured trial of the same precision is clearly more accurate, no group of it is wider, and its
+    MACs are clearly fewer. Fewer MACs alone would not do: they do not decide latency.
     """
     measured = view.succeeded(trial.target)
     if not measured:
         return None
     accuracy = built.accuracy.search
-    drop = view.dense_of(trial.target).accuracy.search - accuracy
+    drop = view.dense_accuracy(trial.target) - accuracy
     if drop > max(HOPELESS_DROP, HOPELESS_DROPS * allowed_drop(view.spec)):
         return f"not measured: lost {drop:.1%} of accuracy after recovery, beyond what the finals can bring back"
     for other in measured:
         reference = view.built(other)
-        if reference is None or other.values is None:
+        if reference is None or other.values is None or other.candidate.precision != trial.candidate.precision:
             continue
         narrower = all(width <= trial.candidate.widths[name] for name, width in other.candidate.widths.items())
         if (

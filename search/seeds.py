@@ -28,16 +28,18 @@ class Seed:
 def starting_seeds(space: SearchSpace, *, limit: int) -> tuple[Seed, ...]:
     """Return at most ``limit`` seeds of distinct architectures, none dense, the most telling first.
 
-    Uniform sparsities and points of the greedy chain alternate, so that a short budget tries both kinds.
+    Uniform sparsities and points of the greedy chain alternate, so that a short budget tries both kinds; each is asked in
+    every precision of the space before the next, so that precisions are compared on equal widths.
     """
     chain = tuple(greedy_chain(space.groups))
     seeds: list[Seed] = []
     for uniform, budget in zip(UNIFORM, MACS_BUDGETS, strict=True):
-        params = space.uniform(uniform)
-        seeds.append(Seed(f"uniform-{uniform:g}", params, space.decode(params)))
+        for precision in space.precisions:
+            params = space.in_precision(space.uniform(uniform), precision)
+            seeds.append(Seed(_named(space, f"uniform-{uniform:g}", precision), params, space.decode(params)))
         widths = next((widths for widths in chain if macs_fraction(space.groups, widths) <= budget), None)
-        if widths is not None:
-            seeds.append(explicit_seed(space, f"greedy-macs-{budget:g}", widths))
+        for precision in space.precisions if widths is not None else ():
+            seeds.append(explicit_seed(space, f"greedy-macs-{budget:g}", widths or {}, precision))
     seen: set[str] = set()
     kept: list[Seed] = []
     for seed in seeds:
@@ -47,13 +49,19 @@ def starting_seeds(space: SearchSpace, *, limit: int) -> tuple[Seed, ...]:
     return tuple(kept[:limit])
 
 
-def explicit_seed(space: SearchSpace, name: str, widths: Mapping[str, int]) -> Seed:
-    """Return a seed of given widths, with the parameters projected onto the space."""
-    params = space.project(widths)
+def explicit_seed(space: SearchSpace, name: str, widths: Mapping[str, int], precision: str | None = None) -> Seed:
+    """Return a seed of given widths, with the parameters projected onto the space; by default in its first precision."""
+    precision = precision or space.precisions[0]
+    name = _named(space, name, precision)
+    params = space.in_precision(space.project(widths), precision)
     decoded = space.decode(params)
     if decoded.widths == dict(widths):
         return Seed(name, params, decoded)
-    return Seed(f"{name}~", params, space.with_widths(widths))
+    return Seed(f"{name}~", params, space.with_widths(widths).model_copy(update={"precision": precision}))
+
+
+def _named(space: SearchSpace, name: str, precision: str) -> str:
+    return name if precision == space.precisions[0] else f"{name}-{precision}"
 
 
 def greedy_chain(groups: Sequence[GroupInfo]) -> Iterator[dict[str, int]]:

@@ -22,7 +22,7 @@ class Capabilities:
     """
 
     levels: tuple[str, ...] = ("channel",)
-    precisions: tuple[str, ...] = ("fp32",)
+    precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
     runtimes: tuple[str, ...] = ("onnxruntime",)
     exports: tuple[str, ...] = ("onnx",)
     metrics: tuple[str, ...] = ("accuracy",)

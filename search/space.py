@@ -97,13 +97,15 @@ class SearchSpace:
     Args:
         groups: The groups the prepare build found; at least one.
         recovery: What the job asks of recovery. The search chooses the learning rate within it.
-        precision: Precision of the artifact.
+        precisions: Precisions of the artifact to choose from, the target's first one first.
     """
 
-    def __init__(self, groups: Sequence[GroupInfo], recovery: RecoverySpec, *, precision: str = "fp32") -> None:
+    def __init__(
+        self, groups: Sequence[GroupInfo], recovery: RecoverySpec, *, precisions: Sequence[str] = ("fp32",)
+    ) -> None:
         self.groups = tuple(groups)
         self.recovery = recovery
-        self.precision = precision
+        self.precisions = tuple(precisions)
         self.is_per_group = len(self.groups) <= FEW_GROUPS
         self._ceilings = {group.name: ceiling(group) for group in self.groups}
         self._robustness = robustness(self.groups)
@@ -126,6 +128,9 @@ class SearchSpace:
                 ranges["m_outer"] = FloatDistribution(low=0.5, high=2.0, log=True)
             if any(factor != 1.0 for factor in self._robustness.values()):
                 ranges["temp"] = FloatDistribution(low=0.0, high=1.0)
+        if len(self.precisions) > 1:
+            # An index into the precisions: from many bits to few where they are named so, hence ordered.
+            ranges["precision"] = FloatDistribution(low=0.0, high=len(self.precisions) - 1.0, step=1.0)
         # Two numbers span every mix of three criteria: how much data decides, and what of it is activation.
         ranges["mix_data"] = FloatDistribution(low=0.0, high=1.0, step=0.05)
         ranges["mix_activation"] = FloatDistribution(low=0.0, high=1.0, step=0.05)
@@ -148,6 +153,12 @@ class SearchSpace:
                 params[name] = 0.0
         return params
 
+    def in_precision(self, params: Mapping[str, float], precision: str) -> dict[str, float]:
+        """Return parameters with another precision of the artifact."""
+        if len(self.precisions) == 1:
+            return dict(params)
+        return {**params, "precision": float(self.precisions.index(precision))}
+
     def uniform(self, sparsity: float) -> dict[str, float]:
         """Return the parameters that ask the same sparsity of every group, as far as ceilings allow."""
         params = self.neutral
@@ -167,7 +178,7 @@ class SearchSpace:
         return Candidate(
             sparsity=sparsity,
             widths={group.name: kept_width(group.channels, sparsity[group.name]) for group in self.groups},
-            precision=self.precision,
+            precision=self.precisions[round(params.get("precision", 0.0))],
             importance=_mix(params["mix_data"], params["mix_activation"]),
             recovery=RecoveryPlan(
                 epochs=self.recovery.epochs,
@@ -195,7 +206,14 @@ class SearchSpace:
         """Return parameters near others: about half of those that shape the network moved by ``scale`` of their range."""
         moved = {name: float(params[name]) for name in self.distributions}
         for name, distribution in self.distributions.items():
-            if name.startswith("mix_") or name == "learning_rate" or dice.random() < 0.5:
+            if name.startswith("mix_") or name == "learning_rate":
+                continue
+            if name == "precision":
+                # What is good in one precision is worth a try in another.
+                if dice.random() < 0.25:
+                    moved[name] = float(dice.randrange(len(self.precisions)))
+                continue
+            if dice.random() < 0.5:
                 continue
             if not isinstance(distribution, FloatDistribution):
                 raise TypeError(f"{name} is not a float")

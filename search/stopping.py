@@ -47,7 +47,7 @@ def _area(view: View, target: int, points: Sequence[tuple[float, float] | None])
 
     What lies beyond is of no use to anybody and counts nothing.
     """
-    reference = (1.0, 1.0 - view.dense_of(target).accuracy.search + allowed_drop(view.spec))
+    reference = (1.0, 1.0 - view.dense_accuracy(target) + allowed_drop(view.spec))
     return hypervolume([point for point in points if point is not None], reference=reference)
 
 

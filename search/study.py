@@ -120,8 +120,7 @@ class TargetStudy:
             return self._seeds[number]
         if not self._seeds or number >= len(self._seeds) + AIM_WITHIN:
             return None
-        aimed = sum((trial.seed_name or "").startswith("aimed-") for trial in view.trials_of(self._target))
-        return aimed_seed(self._space, view, self._target, self._chain, index=aimed)
+        return aimed_seed(self._space, view, self._target, self._chain)
 
     def _neighbour(self, number: int, view: View) -> Seed | None:
         """Return an architecture not seen before next to a random point of the measured front, wider afield each try."""

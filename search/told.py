@@ -5,7 +5,7 @@ Constraints are relative, so that one does not drown another where a sampler add
     valid      -1 gave a point; 1 could not be built or run, or is the dense model; 0.05 stopped early as dominated
     accuracy   accuracy lost / what a search candidate may lose, less 1
     latency    latency / the user's limit, less 1            only where the user gave one
-    speedup    the user's wish / speed-up, less 1            only where the user gave one
+    speedup    the user's wish / speed-up, less 1            only where the user gave one; in the trial's own precision
 """
 
 from __future__ import annotations
@@ -48,15 +48,24 @@ def accuracy_constraint(accuracy: float, dense_accuracy: float, spec: JobSpec) -
 
 
 def values_of(
-    timing: CandidateTiming, accuracy: float, dense_accuracy: float, spec: JobSpec, target: TargetSpec
+    timing: CandidateTiming,
+    accuracy: float,
+    dense_accuracy: float,
+    spec: JobSpec,
+    target: TargetSpec,
+    *,
+    scale: float = 1.0,
 ) -> TrialValues:
-    """Return what a measured trial is worth: error on the search split, latency ratio to dense, every constraint."""
+    """Return what a measured trial is worth: error on the search split, latency ratio to dense, every constraint.
+
+    ``scale`` is the dense latency in the trial's precision over that in the target's first, which the ratio is to.
+    """
     constraints = {"valid": VALID, "accuracy": accuracy_constraint(accuracy, dense_accuracy, spec)}
     if target.latency_ms is not None:
         constraints["latency"] = timing.latency_ms / target.latency_ms - 1.0
     if target.speedup is not None:
         constraints["speedup"] = target.speedup / timing.speedup - 1.0
-    return TrialValues(error=1.0 - accuracy, latency_ratio=1.0 / timing.speedup, constraints=constraints)
+    return TrialValues(error=1.0 - accuracy, latency_ratio=scale / timing.speedup, constraints=constraints)
 
 
 def told_of(trial: Trial, view: View) -> Told | None:
@@ -79,7 +88,7 @@ def told_of(trial: Trial, view: View) -> Told | None:
         constraints = {"valid": DOMINATED}
         built = view.built(source)
         if built is not None:
-            dense = view.dense_of(source.target).accuracy.search
+            dense = view.dense_accuracy(source.target)
             constraints["accuracy"] = accuracy_constraint(built.accuracy.search, dense, view.spec)
         return Told("pruned", None, constraints)
     return Told("fail", None, {})

@@ -85,6 +85,17 @@ class View:
             raise LookupError(f"target {target} is not prepared")
         return dense
 
+    def dense_accuracy(self, target: int, precision: str | None = None) -> float:
+        """Return the dense file's accuracy on the search split, in a precision or the target's first."""
+        dense = self.dense_of(target)
+        own = deployable(dense, precision or self.spec.targets[target].precision[0]).accuracy_search
+        return dense.accuracy.search if own is None else own
+
+    def precisions_of(self, batch: int) -> tuple[str, ...]:
+        """Return every precision that targets of a batch ask for, in the order they do."""
+        asked = (precision for target in self.spec.targets if target.batch == batch for precision in target.precision)
+        return tuple(dict.fromkeys(asked))
+
     def built(self, trial: Trial) -> BuildResult | None:
         build = self.builds_by_id.get(trial.build_id or "")
         return build.outcome if build is not None and isinstance(build.outcome, BuildResult) else None
@@ -130,13 +141,14 @@ def failure_of(work: Build | Measurement) -> Failed | None:
     return work.outcome if isinstance(work.outcome, Failed) else None
 
 
-def deployable(result: BuildResult) -> BuiltArtifact:
-    """Return the file of a build that is measured and deployed."""
-    return next((a for a in result.artifacts if a.format == MEASURED_FORMAT), result.artifacts[0])
+def deployable(result: BuildResult, precision: str | None = None) -> BuiltArtifact:
+    """Return the file of a build that is measured and deployed; the dense model has one a precision."""
+    files = [a for a in result.artifacts if precision in {None, a.precision}] or list(result.artifacts)
+    return next((a for a in files if a.format == MEASURED_FORMAT), files[0])
 
 
-def measured_file(result: BuildResult) -> MeasuredFile:
-    built = deployable(result)
+def measured_file(result: BuildResult, precision: str | None = None) -> MeasuredFile:
+    built = deployable(result, precision)
     return MeasuredFile(artifact=built.artifact, check=built.check)
 
 

@@ -108,9 +108,14 @@ def new_trial(study_number: int = 0, *, build: NewBuild | None = None, target: i
     )
 
 
-def new_measurement(key: str, selector: DeviceSelector | None = None, runtime: str = "onnxruntime") -> NewMeasurement:
+def new_measurement(
+    key: str, selector: DeviceSelector | None = None, runtime: str = "onnxruntime", precision: str = "fp32"
+) -> NewMeasurement:
     request = MeasurementRequest(
-        runtime=runtime, baseline=MeasuredFile(artifact=ref("dense")), candidates=(MeasuredFile(artifact=ref()),)
+        runtime=runtime,
+        precision=precision,
+        baseline=MeasuredFile(artifact=ref("dense")),
+        candidates=(MeasuredFile(artifact=ref()),),
     )
     return NewMeasurement(key=key, target=0, selector=selector or DeviceSelector(), request=request)
 

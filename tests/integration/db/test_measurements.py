@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from db.store import SqlJobStore
-from domain.device import Device, DeviceState
+from domain.device import Device, DeviceState, RuntimeInfo
 from domain.errors import Invalid, NotFound, StaleAttempt
 from domain.job import DeviceSelector, JobVerb
 from domain.measurement import Measured, Samples
@@ -54,6 +54,23 @@ def test_a_device_needs_the_runtime_in_working_order(store: SqlJobStore, seeds: 
     assert store.claim_measurement(box.id, lease_s=LEASE_S) is None
     assert store.reap().device_ids == ()
     store.touch_device(box.id, inventory=inventory("onnxruntime", "openvino"))
+    assert store.reap().device_ids == (box.id,)
+    assert claim(store, box).measurement_id == wanted.id
+
+
+def test_a_devices_runtime_must_take_the_precision(store: SqlJobStore, seeds: Seeds) -> None:
+    _, lease = seeds.job()
+    wanted = store.add_measurement(lease, new_measurement("m", precision="int8"))
+    box = seeds.device()  # its runtime takes fp32
+    other = RuntimeInfo(name="openvino", available=True, precisions=("fp32", "int8"))
+    broken = RuntimeInfo(name="onnxruntime", available=False, precisions=("int8",))
+    plain = inventory("onnxruntime")
+    for more in ((), (other,), (broken,)):
+        store.touch_device(box.id, inventory=plain.model_copy(update={"runtimes": (*plain.runtimes, *more)}))
+        assert store.claim_measurement(box.id, lease_s=LEASE_S) is None
+        assert store.reap().device_ids == ()
+    able = RuntimeInfo(name="onnxruntime", available=True, precisions=("fp32", "int8"))
+    store.touch_device(box.id, inventory=plain.model_copy(update={"runtimes": (able,)}))
     assert store.reap().device_ids == (box.id,)
     assert claim(store, box).measurement_id == wanted.id
 

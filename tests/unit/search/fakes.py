@@ -53,6 +53,8 @@ from domain.work import WorkState
 
 START = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
 DENSE_ACCURACY = 0.95
+# What a precision does to any file: accuracy it costs, share of the fp32 time it takes.
+QUANTISED = {"fp32": (0.0, 1.0), "fp16": (0.0, 1.25), "int8": (0.008, 0.4)}
 
 
 def group(name: str, channels: int = 64, *, stage: int = 0, residual: bool = False, fragile: float = 0.05) -> GroupInfo:
@@ -77,7 +79,13 @@ MANY = tuple(
 )
 
 
-def make_device(name: str = "box", *, labels: Mapping[str, str] | None = None, online: bool = True) -> Device:
+def make_device(
+    name: str = "box",
+    *,
+    labels: Mapping[str, str] | None = None,
+    online: bool = True,
+    precisions: tuple[str, ...] = ("fp32", "fp16", "int8"),
+) -> Device:
     inventory = Inventory(
         hostname=name,
         machine="x86_64",
@@ -88,7 +96,9 @@ def make_device(name: str = "box", *, labels: Mapping[str, str] | None = None, o
         kernel="6",
         python="3.11",
         agent_version="0",
-        runtimes=(RuntimeInfo(name="onnxruntime", available=True, version="1", formats=("onnx",)),),
+        runtimes=(
+            RuntimeInfo(name="onnxruntime", available=True, version="1", formats=("onnx",), precisions=precisions),
+        ),
     )
     return Device(
         id=f"device-{name}",
@@ -137,24 +147,38 @@ class FakeBuilder:
             lost /= 3
         is_dense_final = isinstance(request, FinalRequest) and candidate is None
         name = f"{request.kind}/{request.batch}/{sorted(widths.items())}/{candidate.key if candidate else 'dense'}"
-        artifact = _ref("dense" if is_dense_final or isinstance(request, PrepareRequest) else name)
+        is_dense = is_dense_final or isinstance(request, PrepareRequest)
+        precisions = (candidate.precision,) if candidate is not None else request.precisions
         total = sum(g.macs for g in self.groups) or 1
         work = sum(g.macs * share[g.name] ** 2 for g in self.groups) / total
-        self.latency_by_digest[artifact.digest] = 0.2 + 0.8 * work
+        artifacts = []
+        for precision in precisions:
+            cost, share_of_time = QUANTISED[precision]
+            in_fp32 = "dense" if is_dense else name
+            file = _ref(in_fp32 if precision == "fp32" else f"{in_fp32}/{precision}")
+            self.latency_by_digest[file.digest] = (0.2 + 0.8 * work) * share_of_time
+            artifacts.append(
+                BuiltArtifact(
+                    format="onnx",
+                    artifact=file,
+                    check=_ref(f"check/{name}/{precision}", ArtifactKind.CHECK),
+                    precision=precision,
+                    accuracy_search=DENSE_ACCURACY - lost - cost,
+                    accuracy_test=DENSE_ACCURACY - 0.01 - lost - cost if isinstance(request, FinalRequest) else None,
+                )
+            )
         return BuildResult(
             kind=request.kind,
             accuracy=AccuracyReport(
-                search=DENSE_ACCURACY - lost,
-                test=DENSE_ACCURACY - 0.01 - lost if isinstance(request, FinalRequest) else None,
+                search=artifacts[0].accuracy_search or 0.0,
+                test=artifacts[0].accuracy_test,
                 test_samples=1000 if isinstance(request, FinalRequest) else None,
             ),
             macs=int(total * work),
             params=int(1000 * work),
             widths=dict(widths),
             weights=_ref(f"weights/{name}", ArtifactKind.WEIGHTS),
-            artifacts=(
-                BuiltArtifact(format="onnx", artifact=artifact, check=_ref(f"check/{name}", ArtifactKind.CHECK)),
-            ),
+            artifacts=tuple(artifacts),
             groups=self.groups if isinstance(request, PrepareRequest) else (),
             unprunable=(UnprunableLayer(name="head", reason="gives the classes"),),
             splits=SplitSizes(train=800, val=100, test=1000),
@@ -169,17 +193,19 @@ class FakeRunner:
     def __init__(self, builder: FakeBuilder) -> None:
         self._builder = builder
         self.fault: Callable[[Measurement], Failed | None] = lambda measurement: None
+        self.drift: Callable[[Measurement], float] = lambda measurement: 1.0
 
     def run(self, measurement: Measurement) -> MeasurementOutcome:
         failed = self.fault(measurement)
         if failed is not None:
             return failed
-        baseline_ms = 10.0
+        baseline = self._builder.latency_by_digest[measurement.request.baseline.artifact.digest]
+        baseline_ms = 10.0 * baseline * self.drift(measurement)
         timings = []
         for file in measurement.request.candidates:
             digest = file.artifact.digest
             noise = random.Random(digest).uniform(0.995, 1.005)
-            ratio = self._builder.latency_by_digest[digest] * noise
+            ratio = self._builder.latency_by_digest[digest] / baseline * noise
             latency_ms = baseline_ms * ratio
             timings.append(
                 CandidateTiming(
@@ -194,7 +220,7 @@ class FakeRunner:
                 )
             )
         return Measured(
-            baseline=FileTiming(load_ms=1, first_ms=1, latency_ms=baseline_ms, p50_ms=10.0, p90_ms=10.2, runs=50),
+            baseline=FileTiming(load_ms=1, first_ms=1, latency_ms=baseline_ms, p50_ms=baseline_ms, runs=50),
             candidates=tuple(timings),
             conditions={"load": 0.1},
             stages_s={"measure": 1.0},

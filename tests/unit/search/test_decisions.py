@@ -227,6 +227,6 @@ def test_a_job_with_a_speed_up_wish_tries_a_candidate_aimed_at_it():
     _, view = searched(targets=[{"speedup": 1.6}])
     aimed = [t for t in view.trials_of(0) if (t.seed_name or "").startswith("aimed-1.6x")]
     assert len(aimed) == 1
-    assert fit_target(view, 0).error_median < 0.1
+    assert fit_target(view, 0, "fp32").error_median < 0.1
     if aimed[0].values is not None:
         assert 1 / aimed[0].values.latency_ratio == pytest.approx(1.6, rel=0.15)

@@ -15,7 +15,7 @@ from search.loop import SearchLoop
 from search.service import Capabilities, JobService
 from tests.unit.search.fakes import MANY, FakeLauncher, MemoryArtifacts, World, make_spec
 
-CAN = Capabilities(models=("net", "resnet20"), datasets=("digits",))
+CAN = Capabilities(precisions=("fp32", "fp16"), models=("net", "resnet20"), datasets=("digits",))
 ROOT = Path(__file__).parents[3]
 
 
