@@ -14,8 +14,8 @@ from pydantic import SecretStr
 from domain.errors import PruneloopError
 from domain.messages import JoinRequest
 from workers.agent.api import AgentApi
+from workers.agent.assembly import make_inventory
 from workers.agent.doctor import Diagnosis, diagnose
-from workers.agent.inventory import collect_inventory
 from workers.agent.settings import AgentSettings, Identity
 
 
@@ -40,7 +40,7 @@ def join(
         Unavailable: The server does not answer.
     """
     settings = _settings(state_dir)
-    inventory = collect_inventory(interpreter=settings.interpreter, root=settings.root)
+    inventory = make_inventory(settings)
     request = JoinRequest(name=name or inventory.hostname, labels=dict(labels or {}), inventory=inventory)
     with AgentApi(server, token, ca_file=settings.ca_file) as api:
         answer = api.join(request)

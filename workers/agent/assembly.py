@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pydantic import JsonValue
 
+from domain.device import Inventory
+from domain.ports import Runner
 from workers.agent.api import AgentApi
 from workers.agent.fetch import ArtifactCache
 from workers.agent.inventory import agent_version, collect_inventory
 from workers.agent.journal import Journal
 from workers.agent.observers import default_observers, observe
 from workers.agent.presence import Presence
+from workers.agent.replay.device import describe_replay, make_replay
+from workers.agent.replay.recording import RecordingRunner
 from workers.agent.sandbox import SandboxLimits, SandboxRunner
 from workers.agent.session import AgentSession
 from workers.agent.settings import AgentSettings, Identity
@@ -23,8 +27,17 @@ def make_api(settings: AgentSettings, identity: Identity) -> AgentApi:
     )
 
 
-def make_runner(settings: AgentSettings, *, facts: dict[str, JsonValue] | None = None) -> SandboxRunner:
-    return SandboxRunner(
+def make_inventory(settings: AgentSettings) -> Inventory:
+    """Return what this device is; one that plays measurements back has the runtime ``replay`` and no other."""
+    runtimes = None if settings.replay is None else (describe_replay(settings.replay),)
+    return collect_inventory(interpreter=settings.interpreter, root=settings.root, runtimes=runtimes)
+
+
+def make_runner(settings: AgentSettings, *, facts: dict[str, JsonValue] | None = None) -> Runner:
+    """Return what measures: child processes, or a replay; recorded where the settings ask for it."""
+    if settings.replay is not None:
+        return make_replay(settings.replay)
+    runner = SandboxRunner(
         interpreter=settings.interpreter,
         limits=SandboxLimits(
             start_s=settings.start_timeout_s,
@@ -36,6 +49,7 @@ def make_runner(settings: AgentSettings, *, facts: dict[str, JsonValue] | None =
         keep_spare=settings.keep_spare,
         root=settings.root,
     )
+    return runner if settings.record_file is None else RecordingRunner(runner, settings.record_file)
 
 
 def make_session(settings: AgentSettings, identity: Identity) -> AgentSession:
@@ -67,6 +81,6 @@ def make_presence(settings: AgentSettings, identity: Identity) -> Presence:
         make_api(settings, identity),
         identity.device_id,
         conditions=lambda: observe(observers)[0],
-        inventory=lambda: collect_inventory(interpreter=settings.interpreter, root=settings.root),
+        inventory=lambda: make_inventory(settings),
         interval_s=settings.presence_s,
     )

@@ -13,8 +13,7 @@ from domain.errors import FieldProblem, Invalid, Unavailable
 from domain.measurement import MeasuredFile, MeasurementPlan, MeasurementRequest
 from domain.outcome import Failed
 from workers.agent import quiet
-from workers.agent.assembly import make_runner
-from workers.agent.inventory import collect_inventory
+from workers.agent.assembly import make_inventory, make_runner
 from workers.agent.settings import AgentSettings
 
 
@@ -71,7 +70,7 @@ def bench(
         candidates=(MeasuredFile(artifact=files[candidate]),),
         plan=plan,
     )
-    inventory = collect_inventory(interpreter=settings.interpreter, root=settings.root)
+    inventory = make_inventory(settings)
     facts: dict[str, JsonValue] = {
         "hostname": inventory.hostname,
         "machine": inventory.machine,

@@ -15,8 +15,7 @@ from domain.device import Inventory
 from domain.errors import NotFound, PruneloopError, Unavailable
 from domain.messages import HeartbeatRequest
 from workers.agent import quiet
-from workers.agent.assembly import make_api
-from workers.agent.inventory import collect_inventory
+from workers.agent.assembly import make_api, make_inventory
 from workers.agent.observers import default_observers, observe
 from workers.agent.settings import AgentSettings, Identity
 
@@ -55,7 +54,7 @@ class Diagnosis(BaseModel):
 
 def diagnose(settings: AgentSettings) -> Diagnosis:
     """Look at everything a measurement needs."""
-    inventory = collect_inventory(interpreter=settings.interpreter, root=settings.root)
+    inventory = make_inventory(settings)
     return Diagnosis(
         findings=(
             Finding(

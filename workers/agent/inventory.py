@@ -31,8 +31,12 @@ def collect_inventory(
     interpreter: Sequence[str] = (sys.executable,),
     root: Path = Path("/"),
     environment: Mapping[str, str] | None = None,
+    runtimes: tuple[RuntimeInfo, ...] | None = None,
 ) -> Inventory:
-    """Return what an agent reports at start. Runtimes are probed in a process of their own: a broken one may crash."""
+    """Return what an agent reports at start.
+
+    ``runtimes`` are probed where they are not given, in a process of their own: a broken one may crash.
+    """
     board = _text(root / BOARD).rstrip("\0\n")
     extra: dict[str, JsonValue] = {"board": board} if board else {}
     return Inventory(
@@ -45,7 +49,7 @@ def collect_inventory(
         kernel=platform.release(),
         python=platform.python_version(),
         agent_version=agent_version(),
-        runtimes=probe_runtimes(interpreter=interpreter, environment=environment),
+        runtimes=probe_runtimes(interpreter=interpreter, environment=environment) if runtimes is None else runtimes,
         extra=extra,
     )
 

@@ -53,6 +53,12 @@ class AgentSettings(BaseSettings):
     )
     presence_s: float = Field(default=5.0, gt=0, description="An idle agent says that it is there this often.")
     task_time_limit_s: float = Field(default=3600.0, gt=0, description="Backstop: a wake is killed after this.")
+    replay: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Measure nothing: the path of a recording to play back, or `synthetic`. The device's only runtime is replay.",
+    )
+    record_file: Path | None = Field(default=None, description="Append every outcome to this recording, as JSON lines.")
     log_level: str = "INFO"
     root: Path = Field(default=Path("/"), description="What /proc and /sys hang under.")
     drain_file: Path | None = Field(

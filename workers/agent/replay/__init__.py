@@ -1,0 +1,1 @@
+"""A device that needs no hardware: recorded measurements played back, or latencies computed from the file."""
