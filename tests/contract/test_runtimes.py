@@ -111,6 +111,16 @@ def test_a_missing_package_is_told_with_what_to_install(monkeypatch: pytest.Monk
         OpenVino().load(Path("none.onnx"), threads=1, precision="fp32", batch=1)
 
 
+def test_a_job_may_ask_for_every_runtime_without_one_being_imported() -> None:
+    code = (
+        "import sys; from bootstrap import capabilities; print(*capabilities().runtimes);"
+        "assert not {'numpy', 'onnxruntime', 'openvino', 'torch'} & set(sys.modules), 'imported'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) >= {*BUILT_IN_RUNTIMES, "replay"}
+
+
 def test_every_name_a_job_may_use_is_one_the_agent_has() -> None:
     assert sorted(BUILT_IN) == sorted(BUILT_IN_RUNTIMES)
     assert all(make().name == name for name, make in BUILT_IN.items())
