@@ -74,6 +74,8 @@ class DeviceTables(Transactions):
     def set_device_state(self, device_id: str, state: DeviceState, *, note: str | None = None) -> Device:
         """Write a device's state and why. A removed one stays removed, and what it held goes back to the queue.
 
+        Ending a quarantine this way begins its history of health checks anew: a person has looked.
+
         Raises:
             NotFound: No such device.
             WrongState: The device was removed.
@@ -90,7 +92,10 @@ class DeviceTables(Transactions):
                     f"Device {device_id} was removed; join it again with `pruneloop agent join`.",
                     metadata={"state": before, "wanted": state.value},
                 )
-            connection.execute(update(device).where(device.c.id == device_id).values(state=state, note=note))
+            values: dict[str, Any] = {"state": state, "note": note}
+            if before == DeviceState.QUARANTINED and state is not DeviceState.QUARANTINED:
+                values |= {"quarantine": None, "health_since": func.clock_timestamp()}
+            connection.execute(update(device).where(device.c.id == device_id).values(values))
             if state is DeviceState.REMOVED:
                 held = and_(measurement.c.device_id == device_id, measurement.c.state == WorkState.LEASED)
                 leases.hand_back(connection, measurement, held, counts=False)

@@ -54,7 +54,7 @@ BUILD_COLUMNS = tuple(build.c[name] for name in ("id", "job_id", "key", "request
 MEASUREMENT_COLUMNS = tuple(
     measurement.c[name]
     for name in (
-        *("id", "job_id", "key", "target", "selector_id", "selector_labels", "request", "device_id"),
+        *("id", "job_id", "key", "target", "selector_id", "selector_labels", "request", "device_id", "is_suspect"),
         *WORK_COLUMNS,
     )
 )

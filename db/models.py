@@ -35,6 +35,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from domain.artifact import ArtifactKind
 from domain.build import BuildKind
 from domain.device import DeviceState
+from domain.health import HealthVerdict, QuarantineCause
 from domain.job import EndedBy, JobState, Stage
 from domain.trial import TrialState
 from domain.work import WorkState
@@ -176,6 +177,13 @@ measurement = Table(
     Column("request", JSON, nullable=False),
     Column("device_id", Text, ForeignKey("device.id"), comment="Who claimed it last."),
     Column("avoid", ARRAY(Text), nullable=False, server_default="{}", comment="Devices blamed for a failure of it."),
+    Column(
+        "is_suspect",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="Its device failed a health check afterwards.",
+    ),
     *_work_columns(),
     UniqueConstraint("job_id", "key"),
     Index("ix_measurement_open", "created_at", "id", postgresql_where=OPEN_WORK),
@@ -221,7 +229,27 @@ device = Table(
     Column("broker_secret_sha256", Text, nullable=False),
     _created_at(),
     Column("last_seen_at", MOMENT),
+    Column("quarantine", Text, comment="What its quarantine is about, while it lasts."),
+    Column("health_since", MOMENT, comment="Older checks say nothing any more: a person ended a quarantine then."),
     _one_of("state", DeviceState),
+    _one_of("quarantine", QuarantineCause),
+)
+
+device_health = Table(
+    "device_health",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("device_id", Text, ForeignKey("device.id"), nullable=False),
+    Column("runtime", Text, nullable=False),
+    Column("runtime_version", Text, nullable=False),
+    Column("golden", Text, nullable=False, comment="sha256 of the golden file."),
+    Column("report", JSON, nullable=False, comment="HealthCheck as it came."),
+    Column("verdict", Text, nullable=False),
+    Column("band", JSON(none_as_null=True)),
+    Column("reason", Text, nullable=False),
+    Column("at", MOMENT, nullable=False, server_default=func.clock_timestamp()),
+    _one_of("verdict", HealthVerdict),
+    Index("ix_device_health_device_id_id", "device_id", "id"),
 )
 
 join_token = Table(

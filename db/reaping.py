@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, Table, and_, exists, func, or_, select
 
+from db.health import is_recheck_due
 from db.leases import EXPIRY_GRACE_S, has_expired, has_used_up, in_seconds, is_claimable
 from db.measurements import settle_silent, suits
 from db.models import build, device, job, measurement
@@ -54,12 +55,16 @@ def _count_searches(connection: Connection) -> int:
 
 
 def _wanted_devices(connection: Connection) -> tuple[str, ...]:
-    """Devices with work they may take and none in hand, online or not."""
+    """Devices with work they may take and none in hand, online or not; and quarantined ones that should check themselves again."""
     is_busy = exists().where(
         measurement.c.device_id == device.c.id,
         measurement.c.state == WorkState.LEASED,
         measurement.c.lease_until >= func.now(),
     )
     has_work = exists().where(and_(is_claimable(measurement), suits(device)))
-    query = select(device.c.id).where(device.c.state == DeviceState.ACTIVE, ~is_busy, has_work).order_by(device.c.id)
+    query = (
+        select(device.c.id)
+        .where(or_(and_(device.c.state == DeviceState.ACTIVE, ~is_busy, has_work), is_recheck_due()))
+        .order_by(device.c.id)
+    )
     return tuple(connection.execute(query).scalars())

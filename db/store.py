@@ -10,6 +10,7 @@ from db import engine as schema
 from db.builds import BuildTables
 from db.devices import DeviceTables
 from db.files import record_files
+from db.health import HealthTables
 from db.jobs import JobTables
 from db.measurements import MeasurementTables
 from db.models import artifact
@@ -20,7 +21,9 @@ from domain.artifact import ArtifactRef
 from domain.errors import NotFound
 
 
-class SqlJobStore(JobTables, SearchTables, BuildTables, MeasurementTables, ReaperTables, DeviceTables, TokenTables):
+class SqlJobStore(
+    JobTables, SearchTables, BuildTables, MeasurementTables, ReaperTables, DeviceTables, HealthTables, TokenTables
+):
     """``domain.ports.JobStore`` on PostgreSQL. Safe to share between threads; make one in each process, after forking.
 
     Every method raises ``Unavailable`` (``database_unavailable``) where the database does not answer: try again later.

@@ -36,6 +36,7 @@ class Point(_Part):
     speedup: float
     speedup_ci: tuple[float, float]
     is_noisy: bool = False
+    is_suspect: bool = Field(default=False, description="The device failed its health check after this was measured.")
     within_max_drop: bool
     macs: int
     params: int

@@ -156,6 +156,7 @@ class Measurement(BaseModel):
     attempt: int = 0
     lease_until: datetime | None = None
     cancel_requested: bool = False
+    is_suspect: bool = Field(default=False, description="Its device failed a health check afterwards.")
     outcome: MeasurementOutcome | None = None
     created_at: datetime
     started_at: datetime | None = None

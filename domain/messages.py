@@ -61,6 +61,7 @@ class ClaimAnswer(_Wire):
 
     claim: Claim | None = None
     reason: str | None = None
+    check_health: bool = Field(default=False, description="Quarantined: measure the golden model again now.")
 
 
 class HeartbeatRequest(_Wire):

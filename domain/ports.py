@@ -23,6 +23,7 @@ from domain.artifact import ArtifactKind, ArtifactRef
 from domain.build import Build, BuildOutcome, BuildRequest
 from domain.candidate import Candidate
 from domain.device import Device, DeviceState, Inventory
+from domain.health import HealthAnswer, HealthCheck, HealthRecord
 from domain.job import DeviceSelector, EndedBy, Job, JobSpec, JobState, JobVerb, Stage
 from domain.measurement import Measurement, MeasurementOutcome, MeasurementRequest
 from domain.messages import BrokerAddress, Claim, HeartbeatAction
@@ -346,6 +347,22 @@ class JobStore(Clock, Protocol):
         inventory: Inventory | None = None,
     ) -> Device:
         """Note that the device was heard of, by the database's clock."""
+        ...
+
+    def record_health(self, device_id: str, check: HealthCheck) -> HealthAnswer:
+        """Judge a check by the device's history and keep it.
+
+        Out of its band twice in a row, or wrong once: the device is quarantined, what it measured since its last good check
+        becomes suspect and what it holds goes back to the queue. A passing check ends a quarantine for latency.
+        """
+        ...
+
+    def health(self, device_id: str, *, page_size: int = 50, page_token: str = "") -> Page[HealthRecord]:
+        """Return a device's checks, the latest first."""
+        ...
+
+    def is_health_check_due(self, device_id: str) -> bool:
+        """Whether a device is quarantined and its last check is long enough ago to try again."""
         ...
 
     def broker_users(self) -> tuple[tuple[str, str], ...]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends
 
-from api.auth import JoinToken, require_admin, require_admin_or_own_device
+from api.auth import JoinToken, OwnDeviceId, require_admin, require_admin_or_own_device
 from api.body import body_of, request_body
 from api.deps import Deps, Paging
 from api.http import DevicePathId
@@ -16,6 +16,7 @@ from api.schemas.devices import DeviceNote
 from api.schemas.lists import Listing
 from domain.device import Device, DeviceState
 from domain.errors import Unavailable
+from domain.health import HealthAnswer, HealthCheck, HealthRecord
 from domain.messages import JoinAnswer, JoinRequest
 from domain.ports import Registration
 
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1/devices", tags=["devices"])
 
 Joining = Annotated[JoinRequest, Depends(body_of(JoinRequest))]
+Checked = Annotated[HealthCheck, Depends(body_of(HealthCheck))]
 Note = Annotated[DeviceNote, Depends(body_of(DeviceNote, is_optional=True))]
 
 
@@ -70,6 +72,31 @@ def list_devices(deps: Deps, paging: Paging) -> Listing[Device]:
 )
 def get_device(deps: Deps, device_id: DevicePathId) -> Device:
     return deps.store.device(device_id)
+
+
+@router.post(
+    "/{device_id}/health",
+    operation_id="reportHealth",
+    summary="A device tells a check of its golden model",
+    description="Judged by the history of the device: out of its band twice in a row, or wrong once, it is quarantined.",
+    openapi_extra=request_body(HealthCheck),
+)
+def report_health(deps: Deps, own_id: OwnDeviceId, device_id: DevicePathId, body: Checked) -> HealthAnswer:
+    answer = deps.store.record_health(own_id, body)
+    if not answer.verdict.is_good:
+        log.warning("device %s is %s: %s", own_id, answer.state.value, answer.reason)
+    return answer
+
+
+@router.get(
+    "/{device_id}/health",
+    operation_id="listHealth",
+    summary="A device's health checks, the latest first",
+    dependencies=[Depends(require_admin_or_own_device)],
+)
+def list_health(deps: Deps, device_id: DevicePathId, paging: Paging) -> Listing[HealthRecord]:
+    page = deps.store.health(device_id, page_size=paging.size, page_token=paging.token)
+    return Listing[HealthRecord](items=list(page.items), next_page_token=page.next_page_token)
 
 
 @router.post(

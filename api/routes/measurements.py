@@ -45,7 +45,8 @@ def claim_measurement(deps: Deps, own_id: OwnDeviceId, device_id: DevicePathId, 
     device = deps.store.touch_device(own_id, clock=body.clock, inventory=body.inventory)
     if device.state is not DeviceState.ACTIVE:
         return ClaimAnswer(
-            reason=f"this device is {device.state.value}: {device.note or 'ask the operator to resume it'}"
+            reason=f"this device is {device.state.value}: {device.note or 'ask the operator to resume it'}",
+            check_health=device.state is DeviceState.QUARANTINED and deps.store.is_health_check_due(own_id),
         )
     claim = deps.store.claim_measurement(own_id, lease_s=LEASE_S)
     return ClaimAnswer(claim=claim, reason=None if claim else "nothing waits for this device")

@@ -24,6 +24,7 @@ from domain.errors import (
     Unauthorized,
     Unavailable,
 )
+from domain.health import HealthAnswer, HealthCheck
 from domain.messages import (
     ClaimAnswer,
     ClaimRequest,
@@ -40,6 +41,10 @@ TIMEOUT = httpx.Timeout(10.0, connect=5.0)
 PAUSE_S = 0.2  # doubled at every try, with jitter, so that a fleet does not come back in one wave
 LONGEST_PAUSE_S = 5.0
 ERRORS: dict[int, type[PruneloopError]] = {401: Unauthorized, 403: Forbidden, 404: NotFound, 409: Conflict}
+
+
+class _Attempt(BaseModel):
+    attempt: int
 
 
 class AgentApi:
@@ -102,6 +107,19 @@ class AgentApi:
             Unavailable: The server is away; keep the outcome and try again later.
         """
         self._send("PUT", f"/v1/measurements/{measurement_id}/outcome", message, tries=tries)
+
+    def release(self, measurement_id: str, attempt: int) -> None:
+        """Hand a measurement back untouched; the attempt does not count.
+
+        Raises:
+            StaleAttempt: The lease went to somebody else meanwhile.
+            Unavailable: The server is away; the lease will run out.
+        """
+        self._send("POST", f"/v1/measurements/{measurement_id}/release", _Attempt(attempt=attempt), tries=2)
+
+    def tell_health(self, device_id: str, check: HealthCheck) -> HealthAnswer:
+        """Tell a check of the golden model; the server judges it. Raises Unavailable, NotFound on an older server."""
+        return self._ask("POST", f"/v1/devices/{device_id}/health", check, HealthAnswer, tries=2)
 
     def is_healthy(self) -> bool:
         try:

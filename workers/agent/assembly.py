@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import platform
+
 from pydantic import JsonValue
 
 from domain.device import Inventory
 from domain.ports import Runner
 from workers.agent.api import AgentApi
 from workers.agent.fetch import ArtifactCache
-from workers.agent.inventory import agent_version, collect_inventory
+from workers.agent.health import READS, HealthMonitor
+from workers.agent.inventory import agent_version, collect_inventory, probe_runtimes
 from workers.agent.journal import Journal
 from workers.agent.observers import default_observers, observe
 from workers.agent.presence import Presence
@@ -59,7 +62,12 @@ def make_session(settings: AgentSettings, identity: Identity) -> AgentSession:
     observers = default_observers(settings.root)
     runner = make_runner(
         settings,
-        facts={"device_id": identity.device_id, "device": identity.name, "agent_version": agent_version()},
+        facts={
+            "device_id": identity.device_id,
+            "device": identity.name,
+            "machine": platform.machine(),
+            "agent_version": agent_version(),
+        },
     )
     return AgentSession(
         identity.device_id,
@@ -71,6 +79,18 @@ def make_session(settings: AgentSettings, identity: Identity) -> AgentSession:
         drain_file=settings.drain_file,
         conditions=lambda: observe(observers)[0],
         wake_s=settings.wake_s,
+        health=None  # what is played back says nothing of this machine
+        if settings.replay is not None
+        else HealthMonitor(
+            runner,
+            lambda check: api.tell_health(identity.device_id, check),
+            lambda: [
+                found.name
+                for found in probe_runtimes(interpreter=settings.interpreter)
+                if found.available and READS in found.formats
+            ],
+            every=settings.health_every,
+        ),
     )
 
 

@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from pydantic import JsonValue
 
 from domain.artifact import ArtifactRef
 from domain.errors import Conflict, Forbidden, NotFound, PruneloopError, Unauthorized, Unavailable
+from domain.health import HealthTrigger
 from domain.measurement import Measured, MeasurementOutcome
 from domain.messages import Claim, ClaimRequest, HeartbeatAction, HeartbeatRequest, OutcomeMessage
 from domain.outcome import Blame, Failed
@@ -27,10 +29,13 @@ from domain.ports import Runner
 from domain.work import HEARTBEAT_S
 from workers.agent import quiet
 from workers.agent.api import AgentApi
+from workers.agent.health import HealthMonitor
 from workers.agent.journal import Journal
 from workers.agent.sandbox import references
 
 log = logging.getLogger(__name__)
+
+DRAINING = "draining"  # never told as an outcome: the measurement is released
 
 Conditions = Callable[[], dict[str, JsonValue]]
 
@@ -113,6 +118,7 @@ class AgentSession:
         conditions: What to tell with each heartbeat.
         wake_s: One wake claims for at most this long.
         heartbeat_s: Between two beats of a running measurement.
+        health: Checks this device with the golden model; None: never.
     """
 
     def __init__(
@@ -128,9 +134,11 @@ class AgentSession:
         conditions: Conditions = dict,
         wake_s: float = 60.0,
         heartbeat_s: float = HEARTBEAT_S,
+        health: HealthMonitor | None = None,
     ) -> None:
         self._device_id = device_id
         self._api = api
+        self._health = health
         self._runner = runner
         self._fetch = fetch
         self._journal = journal
@@ -150,15 +158,24 @@ class AgentSession:
             try:
                 if self._journal.replay(lambda ident, message: self._api.put_outcome(ident, message, tries=2)):
                     break
+                if self._health is not None and self._health.due is not None:
+                    self._check_health(self._health)
+                    if self._is_draining():
+                        break
                 answer = self._api.claim(self._device_id, ClaimRequest(clock=datetime.now(UTC)))
             except PruneloopError as error:
                 log.warning("no work claimed: %s", error)
                 break
             if answer.claim is None:
+                if self._health is not None and (answer.check_health or self._health.is_unchecked):
+                    asked = HealthTrigger.ASKED if answer.check_health else HealthTrigger.START
+                    self._check_health(self._health, asked)
                 if answer.reason:
                     log.info("nothing to do: %s", answer.reason)
                 break
             outcome, is_last = self._carry(answer.claim)
+            if self._health is not None:
+                self._health.note(answer.claim.request, outcome)
             if isinstance(outcome, Measured):
                 measured += 1
             else:
@@ -166,6 +183,18 @@ class AgentSession:
             if is_last:
                 break
         return WakeReport(measured, failed)
+
+    def _check_health(self, health: HealthMonitor, asked: HealthTrigger | None = None) -> None:
+        def quietly() -> AbstractContextManager[float]:
+            return quiet.measuring(self._quiet_file, is_cancelled=self._is_draining)
+
+        try:
+            if asked is None:
+                health.check_due(is_cancelled=self._is_draining, quietly=quietly)
+            else:
+                health.check_all(asked, is_cancelled=self._is_draining, quietly=quietly)
+        except Unavailable as error:
+            log.warning("no health check: %s", error)  # it stays due
 
     def _is_draining(self) -> bool:
         return self._drain_file is not None and self._drain_file.exists()
@@ -218,6 +247,9 @@ class AgentSession:
     def _hand_in(self, claim: Claim, outcome: MeasurementOutcome) -> None:
         if isinstance(outcome, Failed):
             log.warning("measurement %s failed in %s: %s", claim.measurement_id, outcome.stage, outcome.reason)
+            if outcome.code == DRAINING:
+                self._release(claim)
+                return
         message = OutcomeMessage(attempt=claim.attempt, outcome=outcome)
         try:
             self._api.put_outcome(claim.measurement_id, message)
@@ -227,9 +259,16 @@ class AgentSession:
         except PruneloopError as error:
             log.warning("outcome of %s is not taken: %s", claim.measurement_id, error)
 
+    def _release(self, claim: Claim) -> None:
+        """Hand it back untouched: leaving costs no attempt. If nobody hears us, the lease runs out."""
+        try:
+            self._api.release(claim.measurement_id, claim.attempt)
+        except PruneloopError as error:
+            log.warning("measurement %s is not released: %s", claim.measurement_id, error)
+
 
 def _draining(stage: str) -> Failed:
-    return _system(stage, "The device is leaving; the measurement may begin anew, here or elsewhere.", "draining")
+    return _system(stage, "The device is leaving; the measurement may begin anew, here or elsewhere.", DRAINING)
 
 
 def _system(stage: str, reason: str, code: str, *, retryable: bool = True) -> Failed:

@@ -51,6 +51,11 @@ class AgentSettings(BaseSettings):
     wake_s: float = Field(
         default=60.0, gt=0, description="One wake claims work for at most this long, then wakes anew."
     )
+    health_every: int = Field(
+        default=100,
+        ge=0,
+        description="Measurements between two checks of the golden model; 0: at start and after trouble.",
+    )
     presence_s: float = Field(default=5.0, gt=0, description="An idle agent says that it is there this often.")
     task_time_limit_s: float = Field(default=3600.0, gt=0, description="Backstop: a wake is killed after this.")
     replay: str | None = Field(

@@ -11,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from domain.artifact import ArtifactKind, ArtifactRef, digest_of_file
+from domain.device import DeviceState
+from domain.health import HealthAnswer, HealthCheck, HealthVerdict
 from domain.measurement import MeasurementRequest
 from domain.messages import (
     BrokerAddress,
@@ -31,6 +33,8 @@ class FakeServer:
     def __init__(self, broker: BrokerAddress) -> None:
         self.broker = broker
         self.files: dict[str, bytes] = {}
+        self.checks: list[HealthCheck] = []
+        self.released: list[str] = []
         self.waiting: list[MeasurementRequest] = []
         self.claims = 0
         self.empty_claims = 0
@@ -80,6 +84,13 @@ class FakeServer:
         if path.endswith("/heartbeat"):
             self.beats.append(HeartbeatRequest.model_validate_json(body))
             return 200, HeartbeatAnswer(action=self.action, server_time=datetime.now(UTC)).model_dump_json().encode()
+        if path.endswith("/health"):
+            self.checks.append(HealthCheck.model_validate_json(body))
+            said = HealthAnswer(verdict=HealthVerdict.LEARNING, state=DeviceState.ACTIVE)
+            return 200, said.model_dump_json().encode()
+        if path.endswith("/release"):
+            self.released.append(path.split("/")[3])
+            return 204, b""
         if path.startswith("/v1/artifacts/"):
             data = self.files.get(path.removeprefix("/v1/artifacts/"))
             return (404, json.dumps({"code": "not_found"}).encode()) if data is None else (200, data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -12,11 +13,14 @@ import httpx
 import pytest
 
 from domain.artifact import ArtifactKind, ArtifactRef, digest_of
+from domain.device import DeviceState
 from domain.errors import NotFound
+from domain.health import HealthAnswer, HealthCheck, HealthTrigger, HealthVerdict
 from domain.measurement import FileTiming, Measured, MeasuredFile, MeasurementOutcome, MeasurementRequest
 from domain.messages import Claim, ClaimAnswer, HeartbeatAction, HeartbeatAnswer, OutcomeMessage
 from domain.outcome import Blame, Failed
 from workers.agent.api import AgentApi
+from workers.agent.health import HealthMonitor
 from workers.agent.journal import Journal
 from workers.agent.session import AgentSession
 
@@ -38,6 +42,10 @@ class Server:
     def __init__(self, claims: int) -> None:
         self.claims = claims
         self.given = 0
+        self.released: list[str] = []
+        self.checks: list[HealthCheck] = []
+        self.health = HealthAnswer(verdict=HealthVerdict.PASSED, state=DeviceState.ACTIVE)
+        self.asks_for_check = False
         self.outcomes: list[tuple[str, OutcomeMessage]] = []
         self.beats: list[dict[str, object]] = []
         self.action = HeartbeatAction.CONTINUE
@@ -51,17 +59,22 @@ class Server:
         path = request.url.path
         if path.endswith("/claim"):
             if self.given >= self.claims:
-                return _json(ClaimAnswer(reason="nothing waits"))
+                return _json(ClaimAnswer(reason="nothing waits", check_health=self.asks_for_check))
             self.given += 1
             claim = Claim(measurement_id=f"m{self.given}", attempt=1, lease_s=15, request=REQUEST)
             return _json(ClaimAnswer(claim=claim))
         if path.endswith("/heartbeat"):
-            import json
-
             self.beats.append(json.loads(request.content))
             if self.beat_status != 200:
                 return httpx.Response(self.beat_status, json={"code": "stale_attempt"})
             return _json(HeartbeatAnswer(action=self.action, server_time=datetime.now(UTC)))
+        if path.endswith("/release"):
+            assert json.loads(request.content) == {"attempt": 1}
+            self.released.append(path.split("/")[3])
+            return httpx.Response(204)
+        if path.endswith("/health"):
+            self.checks.append(HealthCheck.model_validate_json(request.content))
+            return httpx.Response(200, content=self.health.model_dump_json())
         self.outcomes.append((path.split("/")[3], OutcomeMessage.model_validate_json(request.content)))
         return httpx.Response(self.outcome_status, json={"code": "stale_attempt"})
 
@@ -223,9 +236,8 @@ def test_a_claim_not_begun_when_the_drain_begins_is_let_go(tmp_path: Path) -> No
         return Path("somewhere")
 
     session(server, runner, tmp_path, fetch=fetch).wake()
-    outcome = server.outcomes[0][1].outcome
-    assert isinstance(outcome, Failed)
-    assert (outcome.code, outcome.blame, outcome.retryable) == ("draining", Blame.SYSTEM, True)
+    assert server.released == ["m1"], "handed back: leaving costs no attempt"
+    assert server.outcomes == []
     assert runner.runs == 0
 
 
@@ -253,3 +265,33 @@ def test_a_fault_of_our_own_is_told_to_the_server(tmp_path: Path, caplog: pytest
 def test_no_heartbeat_thread_is_left_behind(tmp_path: Path) -> None:
     session(Server(claims=2), Runner(), tmp_path).wake()
     assert not [thread for thread in threading.enumerate() if thread.name == "heartbeats"]
+
+
+def test_a_device_checks_itself_after_its_first_work_when_idle_and_when_it_is_asked(tmp_path: Path) -> None:
+    server = Server(claims=1)
+    api = AgentApi("http://server", "t", transport=httpx.MockTransport(server), sleep=lambda pause_s: None)
+    cannot = Failed(stage="load", reason="no such kernel", blame=Blame.DEVICE, code="unreadable_artifact")
+    measuring = Golden(cannot)
+    monitor = HealthMonitor(measuring, lambda check: api.tell_health("dev", check), lambda: ["openvino"])
+    worker = session(server, Runner(), tmp_path, health=monitor)
+    worker.wake()
+    told = [(check.trigger, check.runtime, check.reason) for check in server.checks]
+    assert told == [
+        (HealthTrigger.START, "onnxruntime", "no such kernel"),  # after the measurement
+        (HealthTrigger.START, "openvino", "no such kernel"),  # when nothing was left to do
+    ]
+    worker.wake()
+    assert len(server.checks) == 2, "an idle wake costs nothing"
+    server.asks_for_check = True
+    worker.wake()
+    assert server.checks[-1].trigger is HealthTrigger.ASKED
+
+
+class Golden:
+    """A runner for checks that gives what it was given."""
+
+    def __init__(self, outcome: MeasurementOutcome) -> None:
+        self.outcome = outcome
+
+    def run(self, request: MeasurementRequest, **_: object) -> MeasurementOutcome:
+        return self.outcome

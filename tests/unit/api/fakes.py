@@ -11,6 +11,7 @@ from domain.artifact import ArtifactKind, ArtifactRef, digest_of, digest_of_file
 from domain.device import Device, DeviceState, Inventory, RuntimeInfo
 from domain.errors import Invalid, NotFound, StaleAttempt, Unauthorized
 from domain.front import Front
+from domain.health import HealthAnswer, HealthCheck, HealthRecord, HealthVerdict, judge
 from domain.job import Job, JobSpec, JobState, JobVerb, state_after
 from domain.measurement import Measurement, MeasurementOutcome
 from domain.messages import BrokerAddress, Claim, HeartbeatAction
@@ -66,6 +67,8 @@ class FakeStore:
     join_tokens: dict[str, int] = field(default_factory=dict)
     idempotent: dict[str, tuple[JobSpec, str]] = field(default_factory=dict)
     outcomes: list[tuple[str, str, int]] = field(default_factory=list)
+    checks: list[HealthRecord] = field(default_factory=list)
+    is_check_due: bool = False
     is_current: bool = True
     crash: Exception | None = None
 
@@ -153,6 +156,28 @@ class FakeStore:
 
     def touch_device(self, device_id: str, **_: object) -> Device:
         return self.device(device_id)
+
+    def record_health(self, device_id: str, check: HealthCheck) -> HealthAnswer:
+        found = judge(check, [])
+        record = HealthRecord(
+            id=len(self.checks) + 1,
+            device_id=device_id,
+            at=NOW,
+            check=check,
+            verdict=found.verdict,
+            reason=found.reason,
+        )
+        self.checks.append(record)
+        if found.verdict is HealthVerdict.WRONG_OUTPUT:
+            self.set_device_state(device_id, DeviceState.QUARANTINED, note=found.reason)
+        return HealthAnswer(verdict=found.verdict, state=self.device(device_id).state, reason=found.reason)
+
+    def health(self, device_id: str, *, page_size: int = 50, page_token: str = "") -> Page[HealthRecord]:
+        own = tuple(record for record in reversed(self.checks) if record.device_id == device_id)
+        return Page(own[:page_size])
+
+    def is_health_check_due(self, device_id: str) -> bool:
+        return self.is_check_due
 
     # measurements
     def measurement(self, measurement_id: str) -> Measurement:

@@ -10,12 +10,16 @@ from tests.unit.api.fakes import ADMIN_TOKEN, DEVICE_TOKEN, NOBODY_TOKEN, OTHER_
 
 OPEN = {("GET", "/"), ("GET", "/healthz"), ("GET", "/readyz")}
 JOIN = {("POST", "/v1/devices")}
-DEVICE_OWN = {("POST", "/v1/devices/{device_id}/claim"), ("POST", "/v1/devices/{device_id}/heartbeat")}
+DEVICE_OWN = {
+    ("POST", "/v1/devices/{device_id}/claim"),
+    ("POST", "/v1/devices/{device_id}/heartbeat"),
+}
+DEVICE_OWN_WITH_BODY = {("POST", "/v1/devices/{device_id}/health")}
 DEVICE_MEASUREMENT = {
     ("PUT", "/v1/measurements/{measurement_id}/outcome"),
     ("POST", "/v1/measurements/{measurement_id}/release"),
 }
-ADMIN_OR_OWN_DEVICE = {("GET", "/v1/devices/{device_id}")}
+ADMIN_OR_OWN_DEVICE = {("GET", "/v1/devices/{device_id}"), ("GET", "/v1/devices/{device_id}/health")}
 ADMIN_OR_DEVICE = {("GET", "/v1/artifacts/{digest}")}
 
 
@@ -39,7 +43,7 @@ CLOSED = [route for route in routes() if route not in OPEN]
 
 
 def test_the_table_knows_every_route() -> None:
-    named = OPEN | JOIN | DEVICE_OWN | DEVICE_MEASUREMENT | ADMIN_OR_OWN_DEVICE | ADMIN_OR_DEVICE
+    named = OPEN | JOIN | DEVICE_OWN | DEVICE_OWN_WITH_BODY | DEVICE_MEASUREMENT | ADMIN_OR_OWN_DEVICE | ADMIN_OR_DEVICE
     assert named <= set(routes())
     assert len(CLOSED) >= 24
 
@@ -84,6 +88,8 @@ def test_a_device_reaches_its_own_rows_and_nothing_else(world: World, method: st
     other = world.ask(method, concrete(path), token=OTHER_DEVICE_TOKEN).status_code
     if route in DEVICE_OWN | ADMIN_OR_OWN_DEVICE:
         assert (own, other) == (200, 403)
+    elif route in DEVICE_OWN_WITH_BODY:
+        assert (own, other) == (400, 403)
     elif route in DEVICE_MEASUREMENT:
         assert own == other == 400  # let through to the missing body; the lease is the fence
     elif route in ADMIN_OR_DEVICE:
@@ -92,7 +98,7 @@ def test_a_device_reaches_its_own_rows_and_nothing_else(world: World, method: st
         assert own == other == 403
 
 
-@pytest.mark.parametrize(("method", "path"), sorted(DEVICE_OWN | DEVICE_MEASUREMENT))
+@pytest.mark.parametrize(("method", "path"), sorted(DEVICE_OWN | DEVICE_OWN_WITH_BODY | DEVICE_MEASUREMENT))
 def test_an_admin_cannot_act_as_a_device(world: World, method: str, path: str) -> None:
     assert world.ask(method, concrete(path), token=ADMIN_TOKEN).status_code == 403
 

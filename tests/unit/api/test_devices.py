@@ -80,14 +80,14 @@ def test_a_removed_device_loses_its_broker_user(world: World) -> None:
 
 def test_nothing_to_do_says_so(world: World) -> None:
     answer = world.ask("POST", "/v1/devices/dev1/claim", token=DEVICE_TOKEN).json()
-    assert answer == {"claim": None, "reason": "nothing waits for this device"}
+    assert answer == {"claim": None, "reason": "nothing waits for this device", "check_health": False}
 
 
 def test_a_paused_device_gets_nothing_and_hears_why(world: World) -> None:
     world.store.measurements_by_id["m1"] = measurement("m1")
     world.ask("POST", "/v1/devices/dev1/pause", json={"note": "new fan"})
     answer = world.ask("POST", "/v1/devices/dev1/claim", token=DEVICE_TOKEN).json()
-    assert answer == {"claim": None, "reason": "this device is paused: new fan"}
+    assert answer == {"claim": None, "reason": "this device is paused: new fan", "check_health": False}
 
 
 def test_a_claim_carries_the_attempt_that_fences_every_write(world: World) -> None:
@@ -181,3 +181,38 @@ def test_a_measurement_handed_back_waits_again(world: World) -> None:
     assert world.ask("POST", path, token=OTHER_DEVICE_TOKEN, json={"attempt": 1}).status_code == 409
     assert world.ask("POST", path, token=DEVICE_TOKEN, json={"attempt": 1}).status_code == 204
     assert world.store.measurements_by_id["m1"].state == "pending"
+
+
+GOOD_CHECK = {
+    "runtime": "onnxruntime",
+    "runtime_version": "1.26",
+    "golden": "sha256:" + "0" * 64,
+    "trigger": "start",
+    "timing": {"latency_ms": 0.3, "yardstick_ms": 0.1, "ratio": 3.0, "ratio_ci": [2.9, 3.1]},
+}
+
+
+def test_a_device_tells_its_own_health_only_and_people_read_it(world: World) -> None:
+    answer = world.ask("POST", "/v1/devices/dev1/health", token=DEVICE_TOKEN, json=GOOD_CHECK)
+    assert (answer.status_code, answer.json()["verdict"], answer.json()["state"]) == (200, "learning", "active")
+    assert world.ask("POST", "/v1/devices/dev1/health", token=OTHER_DEVICE_TOKEN, json=GOOD_CHECK).status_code == 403
+    assert world.ask("POST", "/v1/devices/dev1/health", json=GOOD_CHECK).status_code == 403
+    (record,) = world.ask("GET", "/v1/devices/dev1/health").json()["items"]
+    assert record["check"]["timing"]["ratio"] == 3.0
+    assert world.ask("GET", "/v1/devices/dev1/health", token=OTHER_DEVICE_TOKEN).status_code == 403
+
+
+def test_a_check_without_sense_is_refused(world: World) -> None:
+    wrong = {**GOOD_CHECK, "timing": {**GOOD_CHECK["timing"], "ratio": -1}}  # type: ignore[dict-item]
+    assert world.ask("POST", "/v1/devices/dev1/health", token=DEVICE_TOKEN, json=wrong).status_code in {400, 422}
+
+
+def test_a_quarantined_device_gets_no_work_and_hears_why_and_whether_to_check_again(world: World) -> None:
+    world.store.measurements_by_id["m1"] = measurement("m1")
+    wrong = {**GOOD_CHECK, "timing": None, "code": "wrong_output", "reason": "y differs"}
+    answer = world.ask("POST", "/v1/devices/dev1/health", token=DEVICE_TOKEN, json=wrong).json()
+    assert answer["state"] == "quarantined"
+    told = world.ask("POST", "/v1/devices/dev1/claim", token=DEVICE_TOKEN).json()
+    assert told["claim"] is None and "y differs" in told["reason"] and told["check_health"] is False
+    world.store.is_check_due = True
+    assert world.ask("POST", "/v1/devices/dev1/claim", token=DEVICE_TOKEN).json()["check_health"] is True
