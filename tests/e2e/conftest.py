@@ -30,12 +30,13 @@ class System:
 
     data_dir: Path
     process: subprocess.Popen[bytes] | None = None
+    options: tuple[str, ...] = ()
 
     def up(self) -> None:
         log = self.data_dir / "up.log"
         with log.open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "client", "up", "--data-dir", str(self.data_dir), "--port", "0"],
+                [sys.executable, "-m", "client", "up", "--data-dir", str(self.data_dir), "--port", "0", *self.options],
                 stdout=out,
                 stderr=out,
                 start_new_session=True,

@@ -14,8 +14,9 @@ from typing import Protocol
 
 from pydantic import JsonValue
 
-THROTTLED_CLOCK = 0.75  # of the clock right after warm-up. Source: nvbench discards below 75 % of the base clock
-PI_THROTTLED_NOW = 0x4 | 0x2  # bit 2: throttled; bit 1: ARM frequency capped
+THROTTLED_CLOCK = 0.75  # of the highest clock since warm-up. Source: nvbench discards below 75 % of the base clock
+PI_THROTTLED_NOW = 0x8 | 0x4 | 0x2  # soft temperature limit (slower on a 3B+), throttled, ARM frequency capped
+PI_FLAGS = "sys/devices/platform/soc*/soc*:firmware/get_throttled"  # soc/soc:firmware; soc@107c000000/... on a Pi 5
 
 
 class Observer(Protocol):
@@ -106,8 +107,8 @@ class ThrottleWatch:
         cpu = root / "sys/devices/system/cpu"
         self._clocks = _present(cpu / f"cpu{core}/cpufreq/scaling_cur_freq" for core in cores)
         self._counters = _present(cpu / f"cpu{core}/thermal_throttle/core_throttle_count" for core in cores)
-        self._pi = _present([root / "sys/devices/platform/soc/soc:firmware/get_throttled"])
-        self._first_khz: list[int] | None = None
+        self._pi = sorted(root.glob(PI_FLAGS))
+        self._highest_khz: list[int] = []
         self._count = self._counted()
 
     def __call__(self) -> bool:
@@ -121,9 +122,11 @@ class ThrottleWatch:
 
     def _is_clock_low(self) -> bool:
         clocks_khz = [int(_text(path) or "0") for path in self._clocks]
-        if self._first_khz is None:
-            self._first_khz = clocks_khz
-        return any(0 < now < THROTTLED_CLOCK * first for now, first in zip(clocks_khz, self._first_khz, strict=True))
+        # The highest so far, not the first: a board that is hot from what it did before begins slowed down.
+        self._highest_khz = [max(pair) for pair in zip(clocks_khz, self._highest_khz or clocks_khz, strict=True)]
+        return any(
+            0 < now < THROTTLED_CLOCK * highest for now, highest in zip(clocks_khz, self._highest_khz, strict=True)
+        )
 
     def _counted(self) -> int:
         return sum(int(_text(path) or "0") for path in self._counters)

@@ -85,6 +85,17 @@ def test_a_clock_that_drops_is_throttling(board: Path) -> None:
     assert watch()
 
 
+def test_a_board_that_begins_slowed_down_is_seen_to_slow_down_again(board: Path) -> None:
+    clock = board / "sys/devices/system/cpu/cpu2/cpufreq/scaling_cur_freq"
+    clock.write_text("600000\n")
+    watch = ThrottleWatch([2], board)
+    assert not watch()
+    clock.write_text("2400000\n")
+    assert not watch()
+    clock.write_text("600000\n")
+    assert watch()
+
+
 def test_a_throttle_counter_that_moves_is_throttling(board: Path) -> None:
     counter = write(board, "sys/devices/system/cpu/cpu1/thermal_throttle/core_throttle_count", "7\n")
     watch = ThrottleWatch([1], board)
@@ -94,11 +105,13 @@ def test_a_throttle_counter_that_moves_is_throttling(board: Path) -> None:
     assert not watch()
 
 
-def test_a_raspberry_pis_own_flag_is_throttling(board: Path) -> None:
-    flag = write(board, "sys/devices/platform/soc/soc:firmware/get_throttled", "50000\n")
+@pytest.mark.parametrize("now", ["2", "4", "50004", "80008"])
+@pytest.mark.parametrize("node", ["soc/soc:firmware", "soc@107c000000/soc@107c000000:firmware"])
+def test_a_raspberry_pis_own_flag_is_throttling(board: Path, node: str, now: str) -> None:
+    flag = write(board, f"sys/devices/platform/{node}/get_throttled", "e0000\n")
     watch = ThrottleWatch([0], board)
     assert not watch()  # it was throttled once, and is not now
-    flag.write_text("50004\n")
+    flag.write_text(f"{now}\n")
     assert watch()
 
 
