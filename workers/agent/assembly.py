@@ -10,7 +10,8 @@ from domain.device import Inventory
 from domain.ports import Runner
 from workers.agent.api import AgentApi
 from workers.agent.fetch import ArtifactCache
-from workers.agent.inventory import agent_version, collect_inventory
+from workers.agent.health import READS, HealthMonitor
+from workers.agent.inventory import agent_version, collect_inventory, probe_runtimes
 from workers.agent.journal import Journal
 from workers.agent.observers import default_observers, observe
 from workers.agent.presence import Presence
@@ -78,6 +79,18 @@ def make_session(settings: AgentSettings, identity: Identity) -> AgentSession:
         drain_file=settings.drain_file,
         conditions=lambda: observe(observers)[0],
         wake_s=settings.wake_s,
+        health=None  # what is played back says nothing of this machine
+        if settings.replay is not None
+        else HealthMonitor(
+            runner,
+            lambda check: api.tell_health(identity.device_id, check),
+            lambda: [
+                found.name
+                for found in probe_runtimes(interpreter=settings.interpreter)
+                if found.available and READS in found.formats
+            ],
+            every=settings.health_every,
+        ),
     )
 
 
