@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.tiny_onnx import write_conv_net
+from workers.agent.checks import read_check, verify
 from workers.agent.runtimes.base import Runtime, RuntimeMissing, TensorSpec
 from workers.agent.runtimes.contract import KnownFile, RuntimeContract
 from workers.agent.runtimes.names import BUILT_IN_RUNTIMES
@@ -84,6 +85,19 @@ def test_openvino_takes_the_batch_and_the_threads_it_is_asked_for(tmp_path: Path
     session.bind({"x": repeated})
     session.run()
     np.testing.assert_allclose(session.outputs()["y"], np.repeat(file.outputs["y"], 5, axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_openvino_runs_what_the_builder_exports_in_other_precisions(tmp_path: Path, precision: str) -> None:
+    torch = pytest.importorskip("torch")
+    from pruning.exporters.precision import in_precision
+
+    net = write_conv_net(tmp_path / "net.onnx", channels=8, depth=2, size=8, batch=1)
+    calibration = torch.randn(32, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    net.path.write_bytes(in_precision(net.path.read_bytes(), precision, calibration))
+    session = OpenVino().load(net.path, threads=1, precision=precision, batch=1)
+    difference = verify(session, read_check(net.check), batch=1, precision=precision)
+    assert 0 < difference < (0.01 if precision == "fp16" else 0.1)  # other arithmetic, and the same model
 
 
 def test_openvino_reads_files_that_are_named_by_their_digest_only(tmp_path: Path) -> None:

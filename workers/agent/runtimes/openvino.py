@@ -86,8 +86,8 @@ class OpenVinoSession:
         self._library = library
         self._request = compiled.create_infer_request()
         self._run = self._request.infer
-        self._outputs = {port.any_name: port for port in compiled.outputs}
-        self._ports = {port.any_name: port for port in compiled.inputs}
+        self._outputs = {_name(port): port for port in compiled.outputs}
+        self._ports = {_name(port): port for port in compiled.inputs}
         self._fed: list[Array] = []  # the tensors point into these
         self.inputs = tuple(
             TensorSpec(
@@ -137,7 +137,7 @@ def _fix_shapes(model: Any, batch: int) -> bool:
     Returns:
         Whether every shape of every input is fixed now.
     """
-    shapes = {port.any_name: port.partial_shape for port in model.inputs}
+    shapes = {_name(port): port.partial_shape for port in model.inputs}
     free = {name: shape for name, shape in shapes.items() if shape.is_dynamic}
     if not free:
         return True
@@ -153,6 +153,12 @@ def _fix_shapes(model: Any, batch: int) -> bool:
         model.reshape(dict(free))
         return False
     return True
+
+
+def _name(port: Any) -> str:
+    """Return what the file calls an input or output: a compiled one also goes by the names of casts that were folded away."""
+    name = str(port.node.friendly_name).partition("/sink_port_")[0]
+    return name if name in port.names else str(port.any_name)
 
 
 def _capabilities(core: Any) -> frozenset[str]:
