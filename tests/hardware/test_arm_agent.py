@@ -74,12 +74,12 @@ def test_a_throttled_board_says_so_and_measures_once_it_cooled_down(
 ) -> None:
     board.set_throttled(True)
     board.set_temperature(84.9)
+    assert wait_for(lambda: agent.device.conditions["temperature_c"] == {"cpu-thermal": 84.9} or None, "its heartbeat")
     dense, narrow = (desk.file(net) for net in nets)
     asked = desk.ask("hot", dense, narrow, SHORT)
     failure = desk.wait_for_failure(asked)
     assert (failure["code"], failure["blame"]) == ("throttled", Blame.DEVICE)
-    assert wait_for(lambda: agent.device.conditions["temperature_c"] == {"cpu-thermal": 84.9} or None, "its heartbeat")
-    board.set_throttled(False)
+    board.set_throttled(False)  # at once: a board whose golden model throttles twice in a row is quarantined
     board.set_temperature(55.0)
     measurement = desk.wait(asked)
     assert isinstance(measurement.outcome, Measured), measurement.outcome
