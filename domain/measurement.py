@@ -103,6 +103,10 @@ class FileTiming(_Message):
     p99_ms: float | None = Field(default=None, description="Of single runs; null below 662 of them.")
     runs: int = Field(ge=0, description="Timed calls in all.")
     peak_memory_bytes: int | None = None
+    energy_mj: float | None = Field(
+        default=None,
+        description="Of one run, the whole package or GPU with its idle draw; null where no counter can be read.",
+    )
 
 
 class CandidateTiming(_Message):

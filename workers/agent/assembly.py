@@ -13,6 +13,7 @@ from workers.agent.fetch import ArtifactCache
 from workers.agent.health import READS, HealthMonitor
 from workers.agent.inventory import agent_version, collect_inventory, probe_runtimes
 from workers.agent.journal import Journal
+from workers.agent.nvml import Nvml
 from workers.agent.observers import default_observers, observe
 from workers.agent.presence import Presence
 from workers.agent.replay.device import describe_replay, make_replay
@@ -47,7 +48,7 @@ def make_runner(settings: AgentSettings, *, facts: dict[str, JsonValue] | None =
             stage_s=settings.stage_timeout_s,
             memory_bytes=settings.memory_limit_bytes,
         ),
-        observers=default_observers(settings.root),
+        observers=(*default_observers(settings.root), *((gpus,) if (gpus := Nvml.found()) is not None else ())),
         facts=facts,
         keep_spare=settings.keep_spare,
         root=settings.root,

@@ -28,12 +28,15 @@ from domain.measurement import (
 )
 from domain.outcome import Blame, Failed
 from workers.agent.checks import Check, feeds_for, read_check, verify
+from workers.agent.energy import energy_mj_per_run, find_counter
 from workers.agent.memory import PeakMemory, limit_memory
+from workers.agent.nvml import Nvml
 from workers.agent.observers import ThrottleWatch
 from workers.agent.runtimes.base import Array, Runtime, RuntimeSession, UnreadableArtifact, random_feeds
 from workers.agent.runtimes.registry import get_runtime
 from workers.agent.statistics import median_interval, pack_samples, percentiles
 from workers.agent.timing import NS_PER_MS, Contender, Pairs, Pass, measure
+from workers.agent.traps import ClockDrift, CoolDown, OtherLoad, denormal_inputs, machine_warnings
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 INSTANCES_MEMORY = 0.5  # of the limit: what all instances together may take
@@ -52,6 +55,7 @@ class ChildJob(BaseModel):
     paths: dict[Digest, Path]
     cores: tuple[int, ...] | None = None
     memory_bytes: int | None = None
+    cool_down_s: float = 10.0
     root: Path = Path("/")
 
 
@@ -72,6 +76,7 @@ class _File:
     first_ms: list[float] = field(default_factory=list)
     peak_memory_bytes: int | None = None
     difference: float | None = None
+    energy_mj: float | None = None
 
 
 @dataclass
@@ -150,7 +155,22 @@ def _measure(job: ChildJob, place: _Place) -> MeasurementOutcome:
             if file.check is not None:
                 file.difference = verify(file.sessions[0], file.check, batch=request.batch, precision=request.precision)
                 file.sessions[0].bind(_feeds(file, file.sessions[0], request))
-    watch = ThrottleWatch(sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (), job.root)
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    gpus = Nvml.found() if _is_on_gpu(files[BASELINE].sessions[0]) else None
+    cpu_watch = ThrottleWatch(cores, job.root)
+
+    def watch() -> bool:
+        return cpu_watch() or (gpus is not None and gpus.is_throttled())
+
+    warnings += machine_warnings(threads=request.threads, cores=len(cores), root=job.root)
+    for file in files:
+        for name in denormal_inputs(_feeds(file, file.sessions[0], request)):
+            warnings.append(f"input {name} of file {file.index} holds denormal numbers, which some CPUs are slow with")
+    cool_down, others, drift = (
+        CoolDown(watch, budget_s=job.cool_down_s),
+        OtherLoad(job.root),
+        ClockDrift(cores, job.root),
+    )
     preempted_before, cpu_before_s = _preemptions(), time.process_time()
     timed = measure(
         files[BASELINE].sessions,
@@ -158,7 +178,10 @@ def _measure(job: ChildJob, place: _Place) -> MeasurementOutcome:
         request.plan,
         report_stage=place.at,
         is_disturbed=watch,
+        cool_down=cool_down,
     )
+    other_cores, moved = others.cores(), drift.warning()
+    warnings += [moved] if moved else []
     place.stages_s |= {"warm_up": timed.warm_up_s, "measure": timed.measure_s}
     conditions: dict[str, JsonValue] = {
         **files[BASELINE].sessions[0].conditions,
@@ -175,13 +198,25 @@ def _measure(job: ChildJob, place: _Place) -> MeasurementOutcome:
         "preemptions": _preemptions() - preempted_before,
         "cpu_share": round((time.process_time() - cpu_before_s) / max(timed.warm_up_s + timed.measure_s, 1e-9), 3),
         "numpy_version": np.__version__,
+        "other_cores_busy": other_cores,
+        "throttled": timed.is_throttled or cool_down.slept_s > 0,
+        "cooled_s": cool_down.slept_s,
     }
+    counter = gpus or find_counter(job.root)
+    if counter is not None:
+        place.at("energy", len(files) - 1)
+        with place.timed("energy"):
+            for file in files:
+                file.energy_mj = energy_mj_per_run(file.sessions[0].run, counter)
+        conditions["energy_source"] = counter.name
     if not all(side.is_steady for side in (timed.baseline, *timed.candidates)):
         warnings.append(
             f"not steady after warm-up: two 5-run medians did not agree within 2 % in {request.plan.warmup_s} s"
         )
     if timed.is_throttled:
         warnings.append("the device throttled while measuring: let it cool, or give it a fan")
+    elif cool_down.slept_s:
+        warnings.append(f"the device throttled and cooled down for {cool_down.slept_s:.1f} s in between")
     return _measured(files, timed, request.plan.confidence, place, conditions, tuple(warnings))
 
 
@@ -291,7 +326,13 @@ def _timing(file: _File, side: Contender, confidence: float) -> FileTiming:
         p99_ms=p99_ms,
         runs=side.timed_runs,
         peak_memory_bytes=file.peak_memory_bytes,
+        energy_mj=file.energy_mj,
     )
+
+
+def _is_on_gpu(session: RuntimeSession) -> bool:
+    said = f"{session.conditions.get('provider', '')} {session.conditions.get('device', '')}".lower()
+    return "cuda" in said or "tensorrt" in said
 
 
 def _preemptions() -> int:

@@ -32,11 +32,13 @@ ROUGH_ENDS = frozenset({"SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE", "SIG
 
 @dataclass(frozen=True)
 class SandboxLimits:
-    """Limits of one child. ``stage_s``: longest silence between two stages; ``start_s``: until it has imported everything."""
+    """Limits of one child. ``stage_s``: longest silence between two stages; ``start_s``: until it has imported everything;
+    ``cool_down_s``: slept in all where the device throttles."""
 
     start_s: float = 60.0
     stage_s: float = 120.0
     memory_bytes: int | None = None
+    cool_down_s: float = 10.0
 
 
 @dataclass
@@ -108,7 +110,14 @@ class SandboxRunner:
             before, warnings = observe(self._observers)
             memory_bytes = self._limits.memory_bytes or int(MEMORY_SHARE * psutil.virtual_memory().available)
             cores = choose_cores(request.threads, CoreLoad(self._root), self._root)
-            job = ChildJob(request=request, paths=paths, cores=cores, memory_bytes=memory_bytes, root=self._root)
+            job = ChildJob(
+                request=request,
+                paths=paths,
+                cores=cores,
+                memory_bytes=memory_bytes,
+                cool_down_s=self._limits.cool_down_s,
+                root=self._root,
+            )
             outcome = self._supervise(child, job, memory_bytes, report_stage, is_cancelled)
         finally:
             child.end()
@@ -186,7 +195,7 @@ class SandboxRunner:
         if stage == "warm_up":
             limit_s += plan.warmup_s * plan.instances * (1 + len(job.request.candidates))
         elif stage == "measure":
-            limit_s += 2 * plan.max_s * len(job.request.candidates)
+            limit_s += self._limits.cool_down_s + 2 * plan.max_s * len(job.request.candidates)
         if stage != watched.stage:
             report_stage(stage)
         watched.enter(stage, index, limit_s)

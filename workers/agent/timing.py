@@ -94,6 +94,7 @@ def measure(
     clock_ns: Callable[[], int] = time.perf_counter_ns,
     report_stage: Callable[[str, int], None] = lambda stage, side: None,
     is_disturbed: Callable[[], bool] = lambda: False,
+    cool_down: Callable[[], float] = lambda: 0.0,
 ) -> Pass:
     """Warm everything up, then time pairs until every interval is tight enough or the time is over.
 
@@ -104,6 +105,8 @@ def measure(
         clock_ns: Monotonic nanoseconds.
         report_stage: Told ``warm_up`` and which side is warmed up (0: the baseline), then ``measure`` and the last side.
         is_disturbed: Asked after each pair; True discards it (a throttled clock, say).
+        cool_down: Called after more than three discarded pairs in a row; returns the seconds it slept, which do not count
+            as measuring time, or 0 where it will not sleep (any more).
     """
     rng = np.random.default_rng(plan.seed)
     sides = [Contender(baseline), *(Contender(sessions) for sessions in candidates)]
@@ -115,7 +118,7 @@ def measure(
         warm_ns = clock_ns()
         report_stage("measure", len(sides) - 1)
         timer = _BlockTimer.planned(sides, plan, clock_ns, rng)
-        pairs, is_throttled = _take_pairs(sides, plan, timer, is_disturbed)
+        pairs, is_throttled = _take_pairs(sides, plan, timer, is_disturbed, cool_down)
         end_ns = clock_ns()
     return Pass(
         baseline=sides[0],
@@ -218,13 +221,17 @@ class _BlockTimer:
 
 
 def _take_pairs(
-    sides: Sequence[Contender], plan: MeasurementPlan, timer: _BlockTimer, is_disturbed: Callable[[], bool]
+    sides: Sequence[Contender],
+    plan: MeasurementPlan,
+    timer: _BlockTimer,
+    is_disturbed: Callable[[], bool],
+    cool_down: Callable[[], float],
 ) -> tuple[list[Pairs], bool]:
     begin_ns = timer.clock_ns()
     pairs = [Pairs(next_look=plan.min_pairs) for _ in sides[1:]]
     active = list(range(len(pairs)))
     budget_s = plan.max_s * len(pairs)
-    disturbed_in_a_row, is_throttled = 0, False
+    disturbed_in_a_row, is_throttled, cooled_s = 0, False, 0.0
     while active:
         for index in list(active):
             own = pairs[index]
@@ -233,10 +240,14 @@ def _take_pairs(
             if is_disturbed():
                 _discard(own, sides[0], sides[index + 1], timer)
                 disturbed_in_a_row += 1
-                is_throttled = is_throttled or disturbed_in_a_row > THROTTLED_IN_A_ROW
+                if disturbed_in_a_row > THROTTLED_IN_A_ROW and not is_throttled:
+                    slept_s = cool_down()
+                    cooled_s += slept_s
+                    is_throttled = slept_s <= 0
+                    disturbed_in_a_row = 0
             else:
                 disturbed_in_a_row = 0
-            is_over = (timer.clock_ns() - begin_ns) / 1e9 >= budget_s
+            is_over = (timer.clock_ns() - begin_ns) / 1e9 - cooled_s >= budget_s
             if is_over and (len(own.start_s) >= 4 or is_throttled):
                 active.remove(index)
                 _look(own, plan, timer)
