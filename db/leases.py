@@ -179,8 +179,9 @@ def _state_after(row: AnyRow, outcome: BuildResult | Measured | Failed) -> WorkS
         return WorkState.CANCELLED
     if not isinstance(outcome, Failed):
         return WorkState.DONE
-    is_worth_it = outcome.blame is not Blame.CANDIDATE and row.attempt - row.released < MAX_ATTEMPTS
-    return WorkState.PENDING if is_worth_it else WorkState.FAILED
+    # A crash is the candidate's until shown otherwise, yet tried again: it may have been the device's.
+    is_worth_it = outcome.blame is not Blame.CANDIDATE or outcome.retryable
+    return WorkState.PENDING if is_worth_it and row.attempt - row.released < MAX_ATTEMPTS else WorkState.FAILED
 
 
 def _event_data(

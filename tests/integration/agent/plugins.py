@@ -70,15 +70,60 @@ def make(vice):
 for vice in (nothing, hang, segfault, kill, leave, throw, chat, hoard, gulp, breed):
     globals()["Runtime_" + vice.__name__] = make(vice)
 """
+# ONNX Runtime, but files that say so in themselves take their process down: whatever else it runs, it runs well.
+FRAIL = """
+from domain.device import RuntimeInfo
+from vices_plugin import hang, hoard, segfault, throw
+from workers.agent.runtimes.onnxruntime import OnnxRuntime
+
+VICES = {b"vice: hang": hang, b"vice: hoard": hoard, b"vice: segfault": segfault, b"vice: throw": throw}
+
+
+class Frail(OnnxRuntime):
+    name = "frail"
+
+    def __init__(self):
+        super().__init__("onnxruntime")
+
+    def load(self, path, *, threads, precision, batch):
+        session = super().load(path, threads=threads, precision=precision, batch=batch)
+        for mark, vice in VICES.items():
+            if mark in path.read_bytes():
+                return _Marked(session, vice)
+        return session
+
+
+class _Marked:
+    def __init__(self, session, vice):
+        self._session, self._vice, self._runs = session, vice, 0
+
+    def __getattr__(self, name):
+        return getattr(self._session, name)
+
+    def run(self):
+        self._session.run()
+        self._runs += 1
+        if self._runs > 3:
+            self._vice()
+"""
 VICES = ("nothing", "hang", "segfault", "kill", "leave", "throw", "chat", "hoard", "gulp", "breed")
+
+
+def install_frail(folder: Path) -> Path:
+    """Lay out the one runtime that is well but for marked files; return the folder, to be put on PYTHONPATH."""
+    return _lay_out(folder, "frail = frail_plugin:Frail\n")
 
 
 def install(folder: Path) -> Path:
     """Lay the plug-in out in a folder as pip would; return the folder, to be put on PYTHONPATH."""
+    return _lay_out(folder, "".join(f"{vice} = vices_plugin:Runtime_{vice}\n" for vice in VICES))
+
+
+def _lay_out(folder: Path, entries: str) -> Path:
     info = folder / "vices-1.0.dist-info"
     info.mkdir(parents=True)
     (folder / "vices_plugin.py").write_text(CODE)
+    (folder / "frail_plugin.py").write_text(FRAIL)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: vices\nVersion: 1.0\n")
-    entries = "".join(f"{vice} = vices_plugin:Runtime_{vice}\n" for vice in VICES)
     (info / "entry_points.txt").write_text(f"[pruneloop.runtimes]\n{entries}")
     return folder
