@@ -69,7 +69,8 @@ def render(rows: Sequence[Row], fixed_ms: float) -> str:
         f"{bias * 100:.2f} % smaller than it is said to be, and less for the others. That counts as error here.\n"
         "- Ours is a whole measurement, with its child process, four fresh sessions a side, checks and warm-up. The others get as "
         "many seconds, in a process that has imported everything, with fresh sessions of the same options: half of it for "
-        "one file, then half for the other.\n"
+        "one file, then half for the other. Ours pins itself to a core that is idle when it begins; the others run as they come, "
+        "unpinned: part of the difference is that.\n"
         "- `torch.utils.benchmark`: `Timer(...).blocked_autorange(min_run_time=half)` of each file, ratio of its medians.\n"
         "- Two medians: ten runs to warm up, then the median of as many single runs as there is time for; their ratio.",
         "Again: `make bench-measurement`.",
