@@ -60,15 +60,6 @@ def check_weights(path: Path) -> None:
         raise _bad("its tensors do not end where the file ends: the upload may be cut short")
 
 
-def is_weights(path: Path) -> bool:
-    """Tell whether a file is safetensors."""
-    try:
-        check_weights(path)
-    except Invalid:
-        return False
-    return True
-
-
 def _span(name: str, entry: object) -> tuple[int, int]:
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= set(entry):
         raise _bad(f"the entry of tensor {name!a} is incomplete")
