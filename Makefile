@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-fast test-arm lint up lock bench-measurement clean
+.PHONY: help demo test test-fast test-arm lint up lock bench-measurement bench-search clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
@@ -41,8 +41,15 @@ lint: $(VENV)/.installed-dev ## ruff and mypy (the layers are held by tests/arch
 bench-measurement: $(VENV)/.installed-dev ## our timing against torch.utils.benchmark and two medians; half an hour (ARGS='--runs 5': a look)
 	$(BIN)/python -m benchmarks.measurement --report docs/benchmarks/measurement.md $(ARGS)
 
+$(VENV)/.installed-bench: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	touch $@
+
+bench-search: $(VENV)/.installed-bench ## our search against twelve others in the same time; hours (ARGS='--for-s 540': a piece, go on by calling again)
+	$(BIN)/python -m benchmarks.search_quality --report docs/benchmarks/search_quality.md $(ARGS)
+
 lock: ## renew constraints.txt from what the extras resolve to today
-	$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/python -m pip install --quiet -e '.[dev]'
+	$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/python -m pip install --quiet -e '.[dev,bench]'
 	(echo "# Exact versions of everything the tests and the images install. Renew by 'make lock'."; \
 	 $(VENV)-lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu//') > constraints.txt
 	rm -rf $(VENV)-lock

@@ -8,6 +8,7 @@ import secrets
 import socket
 import sys
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from db.artifacts import FileArtifactStore
 from db.engine import make_engine, schema_is_current
 from db.store import SqlJobStore
 from domain.errors import Unavailable
+from domain.formats import FORMATS
 from settings import ApiSettings, BuildSettings, CoreSettings, SearchSettings
 from workers.dispatch import CeleryLauncher
 
@@ -67,13 +69,20 @@ def connect(settings: CoreSettings) -> Server:
 
 def make_search_work(settings: SearchSettings) -> SearchWork:
     from search.loop import SearchLoop
+    from search.options import Parts
     from workers.drain import is_draining
     from workers.search import SearchWork
 
     server = connect(settings)
     return SearchWork(
         store=server.store,
-        loop=SearchLoop(server.store, server.launcher, server.artifacts),
+        loop=SearchLoop(
+            server.store,
+            server.launcher,
+            server.artifacts,
+            preset=settings.search_sampler,
+            parts=Parts.without(settings.search_without),
+        ),
         owner=process_name("search"),
         is_draining=is_draining,
         slice_s=settings.slice_s,
@@ -113,7 +122,7 @@ def make_api(settings: ApiSettings) -> FastAPI:
             launcher=server.launcher,
             service=service,
             max_upload_bytes=settings.max_upload_bytes,
-            public_url=settings.public_url or f"http://{settings.host}:{settings.port}",
+            public_url=(settings.public_url or f"http://{reachable_name(settings.host)}:{settings.port}").rstrip("/"),
             broker_is_reachable=server.launcher.is_reachable,
         )
     )
@@ -125,12 +134,14 @@ def capabilities() -> Capabilities:
     from workers.agent.runtimes.names import known_runtimes
 
     runtimes = known_runtimes()
+    exports = tuple(sorted({*FORMATS, *(entry.name for entry in entry_points(group="pruneloop.exporters"))}))
     try:
         from pruning.names import BUILTIN_DATASETS, BUILTIN_MODELS, known_names
     except ImportError:  # the server's image holds no builder: a build then names what it does not know
-        return Capabilities(metrics=METRICS, runtimes=runtimes)
+        return Capabilities(metrics=METRICS, runtimes=runtimes, exports=exports)
     return Capabilities(
         runtimes=runtimes,
+        exports=exports,
         metrics=METRICS,
         models=known_names("pruneloop.models", BUILTIN_MODELS),
         datasets=known_names("pruneloop.datasets", BUILTIN_DATASETS),
@@ -146,14 +157,19 @@ def admit_admin(store: SqlJobStore, path: Path) -> None:
     store.set_token("admin", path.read_text().strip(), frozenset({"admin"}))
 
 
+def reachable_name(host: str) -> str:
+    """Return what others may call a server that listens on an address: one that means all addresses is none to call."""
+    return socket.gethostname() if host in {"", "0.0.0.0", "::"} else host
+
+
 def process_name(role: str) -> str:
     return f"{role}@{socket.gethostname()}:{os.getpid()}"
 
 
 def default_threads() -> int:
-    """One thread is left for the measurement where builder and device are one host."""
+    """All cores of a small host, all but one of a larger: builder and device of one host take turns, the rest needs little."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores - 1)
+    return cores if cores < 4 else cores - 1
 
 
 def configure_logging(level: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -41,12 +42,17 @@ class SearchSettings(CoreSettings):
     """The search worker."""
 
     slice_s: float = Field(default=10.0, gt=0, description="A job's loop gives way to a waiting one after this long.")
+    search_sampler: Literal["tpe", "gp", "nsga2", "random"] = "tpe"
+    search_without: tuple[str, ...] = Field(
+        default=(),
+        description="Parts of the search to leave out, to see what they are worth: JSON list, see search/options.py.",
+    )
 
 
 class BuildSettings(CoreSettings):
     """The build worker."""
 
-    threads: int = Field(default=0, ge=0, description="torch threads; 0: one fewer than the cores, at least one.")
+    threads: int = Field(default=0, ge=0, description="torch threads; 0: all of up to three cores, else all but one.")
 
 
 class ReaperSettings(CoreSettings):

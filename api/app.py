@@ -11,7 +11,7 @@ from api import errors
 from api.body import BODY_MODELS
 from api.deps import ApiDependencies
 from api.events import EventStreams
-from api.routes import artifacts, devices, health, jobs, join_tokens, measurements, plugins
+from api.routes import agent, artifacts, devices, health, jobs, join_tokens, measurements, plugins
 
 VERSION = "0.1.0"
 TITLE = "Pruneloop"
@@ -59,6 +59,7 @@ def build_routes() -> FastAPI:
         devices.router,
         measurements.router,
         plugins.router,
+        agent.router,
     ):
         app.include_router(router)
     return app

@@ -1,4 +1,5 @@
-"""Who may do what: bearer tokens and their scopes. Only the health routes, the schema and the front page are open.
+"""Who may do what: bearer tokens and their scopes. Open are the health routes, the schema, the front page and the
+agent's wheel only.
 
 ``admin``   everything a person does.
 ``device``  one device's own rows; the id in the path must be its own.

@@ -8,6 +8,7 @@ from typing import Annotated, TypeVar, cast
 
 from fastapi import Depends, Query, Request
 
+from api.agent_wheel import AgentWheel, agent_wheel
 from api.plugin_probe import InstalledPlugins
 from api.schemas.lists import Listing
 from api.schemas.plugins import PluginView
@@ -33,6 +34,7 @@ class ApiDependencies:
         max_upload_bytes: The largest file an upload may be.
         public_url: URL that devices and browsers reach this server by, without a slash at its end.
         plugins: What plug-ins are installed and which do not import.
+        agent_wheel: What a fresh machine installs to become a device.
         broker_is_reachable: Asked by ``/readyz`` and before a device is admitted; None: not checked.
     """
 
@@ -44,6 +46,7 @@ class ApiDependencies:
     public_url: str
     broker_is_reachable: Callable[[], bool] | None = None
     plugins: Callable[[], Sequence[PluginView]] = field(default_factory=InstalledPlugins)
+    agent_wheel: Callable[[], AgentWheel] = agent_wheel
 
 
 @dataclass(frozen=True)

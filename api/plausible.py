@@ -29,14 +29,22 @@ def _problems(request: MeasurementRequest, outcome: Measured) -> Iterator[tuple[
     told = [candidate.digest for candidate in outcome.candidates]
     if asked != told:
         yield "candidates", "must be the files asked for, in the order asked"
-    yield from _timing_problems("baseline", outcome.baseline)
+    yield from _timing_problems("baseline", outcome.baseline, request.batch)
     for index, candidate in enumerate(outcome.candidates):
         where = f"candidates.{index}"
-        yield from _timing_problems(f"{where}.timing", candidate.timing)
+        yield from _timing_problems(f"{where}.timing", candidate.timing, request.batch)
+        yield from _throughput_problems(where, candidate, request.batch)
         yield from _ratio_problems(where, candidate)
 
 
-def _timing_problems(where: str, timing: FileTiming) -> Iterator[tuple[str, str]]:
+def _throughput_problems(where: str, timing: FileTiming | CandidateTiming, batch: int) -> Iterator[tuple[str, str]]:
+    told = timing.throughput_per_s
+    if told is not None and not math.isclose(told * timing.latency_ms, batch * 1000.0, rel_tol=1e-3):
+        yield f"{where}.throughput_per_s", f"must be the batch of {batch} over latency_ms"
+
+
+def _timing_problems(where: str, timing: FileTiming, batch: int) -> Iterator[tuple[str, str]]:
+    yield from _throughput_problems(where, timing, batch)
     if not timing.latency_ms > 0 or not math.isfinite(timing.latency_ms):
         yield f"{where}.latency_ms", "must be positive"
     if timing.runs < 1:

@@ -2,7 +2,7 @@
 
 Four pairs of files of about a millisecond, each measured again and again while another process loads the machine in bursts: a
 file against itself, and against files that take 1.02, 1.05 and 1.2 times as long by construction (`tiny_onnx.write_loop`: the same
-block, repeated 200, 204, 210 and 240 times; nothing else differs). Each pair is measured three ways within the same minute and
+block, repeated 400, 408, 420 and 480 times; nothing else differs). Each pair is measured three ways within the same minute and
 the same total time: as an agent does (a child process, fresh sessions, the default plan), by `torch.utils.benchmark` on each file,
 and by the median of as many runs as there is time for on each file.
 
@@ -33,7 +33,7 @@ from domain.artifact import ArtifactKind, ArtifactRef, digest_of_file
 from domain.measurement import Measured, MeasuredFile, MeasurementPlan, MeasurementRequest
 from workers.agent.sandbox import SandboxRunner
 
-REPEATS = 200
+REPEATS = 400  # about a millisecond
 TRUTHS = (1.0, 1.02, 1.05, 1.2)
 LOOKS_AT_FIXED_COST = 2000
 

@@ -63,14 +63,14 @@ def render(rows: Sequence[Row], fixed_ms: float) -> str:
         "## What ours says of itself",
         _ours(ours, truths),
         "## How it was done",
-        "- The truth holds by construction: both files run the same block in an ONNX `Loop`, 200 times the one, 200, 204, 210 or "
-        "240 times the other; they differ in that integer alone. Only what a call costs whatever the file "
+        "- The truth holds by construction: both files run the same block in an ONNX `Loop`, 400 times the one, 400, 408, 420 or "
+        "480 times the other; they differ in that integer alone. Only what a call costs whatever the file "
         f"({fixed_ms * 1000:.0f} µs of {model_ms:.2f} ms) is not multiplied: it makes the true ratio of the last pair "
         f"{bias * 100:.2f} % smaller than it is said to be, and less for the others. That counts as error here.\n"
         "- Ours is a whole measurement, with its child process, four fresh sessions a side, checks and warm-up. The others get as "
         "many seconds, in a process that has imported everything, with fresh sessions of the same options: half of it for "
-        "one file, then half for the other. Ours pins itself to a core that is idle when it begins; the others run as they come, "
-        "unpinned: part of the difference is that.\n"
+        "one file, then half for the other. All three pin themselves to a core that is idle when they begin, "
+        "chosen by the same code.\n"
         "- `torch.utils.benchmark`: `Timer(...).blocked_autorange(min_run_time=half)` of each file, ratio of its medians.\n"
         "- Two medians: ten runs to warm up, then the median of as many single runs as there is time for; their ratio.",
         "Again: `make bench-measurement`.",

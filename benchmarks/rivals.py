@@ -1,19 +1,23 @@
 """What others do with the same two files and the same total time: one file, then the other, each on its own.
 
-Both run the very session the agent runs (same runtime options, inputs in memory); only how it is timed differs. They get a
-present: their process has imported everything before the clock starts, ours pays for its child out of the same total.
+Both run the very session the agent runs (same runtime options, inputs in memory, pinned to a core that is idle when they begin);
+only how it is timed differs. They get a present: their process has imported everything before the clock starts, ours pays for its
+child out of the same total.
 """
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch.utils.benchmark import Timer
 
+from workers.agent.affinity import CoreLoad, choose_cores
 from workers.agent.runtimes.base import RuntimeSession
 from workers.agent.runtimes.onnxruntime import OnnxRuntime
 
@@ -34,11 +38,27 @@ def _one_after_the_other(
     time_s: Callable[[RuntimeSession, float], float], baseline: Path, candidate: Path, total_s: float
 ) -> float:
     found = []
-    for path in (baseline, candidate):
-        begin_s = time.perf_counter()
-        session = _load(path)
-        found.append(time_s(session, total_s / 2 - (time.perf_counter() - begin_s)))
+    with _pinned():
+        for path in (baseline, candidate):
+            begin_s = time.perf_counter()
+            session = _load(path)
+            found.append(time_s(session, total_s / 2 - (time.perf_counter() - begin_s)))
     return found[1] / found[0]
+
+
+@contextmanager
+def _pinned() -> Iterator[None]:
+    """Pin this thread as the agent pins its child; choosing the core is not counted as the rival's time."""
+    cores = choose_cores(1, CoreLoad())
+    if cores is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _torch_median_s(session: RuntimeSession, budget_s: float) -> float:

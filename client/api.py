@@ -24,6 +24,7 @@ from domain.artifact import ArtifactKind, ArtifactRef
 from domain.device import Device
 from domain.errors import Invalid, Unavailable
 from domain.front import Front
+from domain.health import HealthRecord
 from domain.job import Job, JobSpec, JobState, JobVerb
 from domain.messages import JoinTokenAnswer, JoinTokenRequest
 from domain.ports import Event
@@ -207,6 +208,10 @@ class PruneloopClient:
     # --- devices ----------------------------------------------------------------------------------------------------
     def devices(self) -> list[Device]:
         return self._items("/v1/devices", Device)
+
+    def health(self, device_id: str) -> list[HealthRecord]:
+        """Return a device's checks of its golden model, the latest first."""
+        return self._items(f"/v1/devices/{device_id}/health", HealthRecord)
 
     def create_join_token(
         self, *, expires_in_s: int = 3600, uses: int = 1, labels: Mapping[str, str] | None = None

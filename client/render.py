@@ -52,7 +52,11 @@ def jobs_table(jobs: Sequence[Job]) -> Table:
 def devices_table(devices: Sequence[Device]) -> Table:
     rows = []
     for device in devices:
-        runtimes = [f"{item.name} {item.version or ''}".strip() for item in device.inventory.runtimes if item.available]
+        runtimes = [
+            f"{item.name} {item.version or ''}".strip() + (" (lost)" if item.name in device.lost_runtimes else "")
+            for item in device.inventory.runtimes
+            if item.available
+        ]
         is_well = device.state is DeviceState.ACTIVE
         rows.append(
             (
@@ -64,7 +68,7 @@ def devices_table(devices: Sequence[Device]) -> Table:
                 ", ".join(runtimes) or "none",
                 str(device.queue_depth),
                 age(device.last_seen_at) if device.last_seen_at else "never",
-                device.note or "",
+                "; ".join(filter(None, (device.note, *(lost.reason for lost in device.lost_runtimes.values())))),
             )
         )
     columns = ("device", "name", "state", "online", "labels", "runtimes", ">queue", ">seen", "note")

@@ -9,7 +9,7 @@ from pathlib import Path
 from client.api import PruneloopClient
 from domain.front import Front, Point, PointArtifact
 
-EXTENSION_OF_FORMAT = {"onnx": "onnx", "litert": "tflite", "openvino": "xml", "ncnn": "param", "torch": "pt2"}
+EXTENSION_OF_FORMAT = {"onnx": "onnx", "litert": "tflite", "openvino": "xml", "ncnn": "ncnn", "torch": "pt2"}
 
 
 def points_of(front: Front, *, trial: int | None = None) -> list[Point]:

@@ -36,7 +36,7 @@ CURRENT = (
     .scalar_subquery()
 )
 DEVICE_COLUMNS = (
-    *(device.c[name] for name in ("id", "name", "labels", "state", "note", "inventory", "conditions")),
+    *(device.c[name] for name in ("id", "name", "labels", "state", "note", "inventory", "lost_runtimes", "conditions")),
     *(device.c[name] for name in ("clock_offset_ms", "created_at", "last_seen_at")),
     and_(device.c.state != DeviceState.REMOVED, is_online(device)).label("is_online"),
     case((device.c.state == DeviceState.ACTIVE, QUEUE_DEPTH), else_=0).label("queue_depth"),
@@ -74,17 +74,19 @@ class DeviceTables(Transactions):
     def set_device_state(self, device_id: str, state: DeviceState, *, note: str | None = None) -> Device:
         """Write a device's state and why. A removed one stays removed, and what it held goes back to the queue.
 
-        Ending a quarantine this way begins its history of health checks anew: a person has looked.
+        Ending a quarantine this way, or giving lost runtimes back by ACTIVE, begins the history of health checks anew: a person
+        has looked.
 
         Raises:
             NotFound: No such device.
             WrongState: The device was removed.
         """
         with self._transaction() as connection:
-            query = select(device.c.state).where(device.c.id == device_id).with_for_update(key_share=True)
-            before = connection.execute(query).scalar_one_or_none()
-            if before is None:
+            query = select(device.c.state, device.c.lost_runtimes).where(device.c.id == device_id)
+            row = connection.execute(query.with_for_update(key_share=True)).one_or_none()
+            if row is None:
                 raise _no_device(device_id)
+            before = row.state
             if before == DeviceState.REMOVED:
                 if state is DeviceState.REMOVED:
                     return read_device(connection, device_id)
@@ -93,8 +95,10 @@ class DeviceTables(Transactions):
                     metadata={"state": before, "wanted": state.value},
                 )
             values: dict[str, Any] = {"state": state, "note": note}
-            if before == DeviceState.QUARANTINED and state is not DeviceState.QUARANTINED:
-                values |= {"quarantine": None, "health_since": func.clock_timestamp()}
+            is_freed = before == DeviceState.QUARANTINED and state is not DeviceState.QUARANTINED
+            if is_freed or (row.lost_runtimes and state is DeviceState.ACTIVE):
+                values |= {"quarantine": None, "lost_runtimes": {}, "recheck_at": None}
+                values |= {"health_since": func.clock_timestamp()}
             connection.execute(update(device).where(device.c.id == device_id).values(values))
             if state is DeviceState.REMOVED:
                 held = and_(measurement.c.device_id == device_id, measurement.c.state == WorkState.LEASED)

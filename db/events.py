@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine, bindparam, func, insert, literal, sel
 
 from db.mapping import EVENT_COLUMNS, event_of
 from db.models import event, job
+from db.row_cache import RowCache
 from db.transactions import Transactions, database_errors
 from domain.errors import Unavailable
 from domain.ports import Event
@@ -74,6 +75,7 @@ class EventTables(Transactions):
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine)
+        self._rows = RowCache()
         self._watch = Watch()
 
     def events(self, job_id: str, *, after: int = 0, limit: int = 200) -> tuple[Event, ...]:

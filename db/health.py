@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection, and_, exists, func, insert, or_, select, update
-from sqlalchemy.dialects.postgresql import distinct_on
+from sqlalchemy import Connection, and_, delete, exists, func, insert, or_, select, true, update
 
 from db import leases
 from db.devices import read_device
@@ -13,18 +13,19 @@ from db.mapping import AnyRow, as_json, plain
 from db.models import device, device_health, measurement
 from db.pages import coerce_page_size, make_page, read_page_token
 from db.transactions import Transactions
-from domain.device import DeviceState
+from domain.device import DeviceState, LostRuntime, QuarantineCause
 from domain.errors import NotFound
 from domain.health import (
     COOL_DOWN_S,
     HISTORY_KEPT,
+    MAIN_RUNTIME,
     RECHECK_S,
+    ROWS_KEPT,
     GoldenTiming,
     HealthAnswer,
     HealthCheck,
     HealthRecord,
     HealthVerdict,
-    QuarantineCause,
     judge,
 )
 from domain.ports import Page
@@ -34,11 +35,10 @@ GOOD = tuple(verdict for verdict in HealthVerdict if verdict.is_good)
 
 
 def is_recheck_due() -> Any:
-    """A quarantined device that a passing check may free, and whose last one is long enough ago."""
-    was_checked = exists().where(
-        device_health.c.device_id == device.c.id, device_health.c.at > leases.in_seconds(-RECHECK_S)
+    """The device, or a runtime of it, failed a check that may pass again, and the last one is long enough ago."""
+    return and_(
+        device.c.state.in_([DeviceState.ACTIVE, DeviceState.QUARANTINED]), device.c.recheck_at <= func.clock_timestamp()
     )
-    return and_(device.c.state == DeviceState.QUARANTINED, device.c.quarantine == QuarantineCause.LATENCY, ~was_checked)
 
 
 class HealthTables(Transactions):
@@ -47,8 +47,9 @@ class HealthTables(Transactions):
     def record_health(self, device_id: str, check: HealthCheck) -> HealthAnswer:
         """Judge a check and keep it.
 
-        Out of its band (or not run at all) twice in a row, or wrong once: the device is quarantined, what it measured since its
-        last good check becomes suspect, and what it holds goes back to the queue. A passing check ends a quarantine for latency.
+        Out of its band (or not run at all) twice in a row, or wrong once: with the main runtime the device is quarantined, with
+        any other it loses that runtime only. What was measured so since the last good check becomes suspect, and what is held
+        goes back to the queue. A passing check ends what was about latency.
 
         Raises:
             NotFound: No such device.
@@ -79,17 +80,17 @@ class HealthTables(Transactions):
             )
             repeat_after_s = None
             if found.verdict is HealthVerdict.WRONG_OUTPUT:
-                _quarantine(connection, owner, QuarantineCause.WRONG_OUTPUT, reason)
+                _lose(connection, owner, check.runtime, QuarantineCause.WRONG_OUTPUT, reason)
             elif not found.verdict.is_good:
                 is_second = bool(past) and not HealthVerdict(past[0].verdict).is_good
                 if is_second:
-                    _quarantine(connection, owner, QuarantineCause.LATENCY, f"Twice in a row: {reason}")
+                    _lose(connection, owner, check.runtime, QuarantineCause.LATENCY, f"Twice in a row: {reason}")
                 else:
                     repeat_after_s = COOL_DOWN_S
-            elif owner.quarantine == QuarantineCause.LATENCY and _is_well_otherwise(connection, owner):
-                note = f"The golden model passes again: {reason}"
-                values = {"state": DeviceState.ACTIVE, "quarantine": None, "note": note}
-                connection.execute(update(device).where(device.c.id == device_id).values(values))
+            else:
+                _regain(connection, owner, check.runtime, reason)
+            _plan_recheck(connection, device_id, check.runtime)
+            _forget_old(connection, device_id, check.runtime)
             state = read_device(connection, device_id).state
         return HealthAnswer(verdict=found.verdict, state=state, reason=reason, repeat_after_s=repeat_after_s)
 
@@ -112,7 +113,7 @@ class HealthTables(Transactions):
         return make_page(rows, size, _record_of, list_name=list_name, key=lambda row: (row.id,))
 
     def is_health_check_due(self, device_id: str) -> bool:
-        """Whether a device is quarantined and its last check is long enough ago to try again."""
+        """Whether a device, or a runtime of it, failed a check long enough ago to try again."""
         with self._transaction() as connection:
             return bool(
                 connection.execute(
@@ -135,34 +136,32 @@ def _same_kind(owner: AnyRow, check: HealthCheck) -> Any:
     return query.order_by(device_health.c.id.desc()).limit(HISTORY_KEPT)
 
 
-def _is_well_otherwise(connection: Connection, owner: AnyRow) -> bool:
-    """Whether the latest check of every other runtime was good as well; called once the new one is kept."""
-    latest = (
-        select(device_health.c.verdict)
-        .where(device_health.c.device_id == owner.id)
-        .ext(distinct_on(device_health.c.runtime))
-        .order_by(device_health.c.runtime, device_health.c.id.desc())
+def _lose(connection: Connection, owner: AnyRow, runtime: str, cause: QuarantineCause, reason: str) -> None:
+    """Take the device out of work, or only one of its runtimes, and doubt what that measured since its last good check."""
+    is_main = runtime == MAIN_RUNTIME
+    last_good = (
+        select(func.max(device_health.c.at))
+        .where(
+            device_health.c.device_id == owner.id,
+            device_health.c.runtime == runtime,
+            device_health.c.verdict.in_(GOOD),
+        )
+        .scalar_subquery()
     )
-    return all(HealthVerdict(verdict).is_good for verdict in connection.execute(latest).scalars())
+    touched = and_(measurement.c.device_id == owner.id, true() if is_main else measurement.c.runtime == runtime)
+    is_doubted = or_(last_good.is_(None), measurement.c.finished_at > last_good)
+    connection.execute(
+        update(measurement).where(touched, measurement.c.state == WorkState.DONE, is_doubted).values(is_suspect=True)
+    )
+    leases.hand_back(connection, measurement, and_(touched, measurement.c.state == WorkState.LEASED), counts=False)
+    if is_main:
+        _quarantine(connection, owner, cause, reason)
+    elif owner.lost_runtimes.get(runtime, {}).get("cause") != QuarantineCause.WRONG_OUTPUT:
+        lost = {**owner.lost_runtimes, runtime: as_json(LostRuntime(cause=cause, reason=reason))}
+        connection.execute(update(device).where(device.c.id == owner.id).values(lost_runtimes=lost))
 
 
 def _quarantine(connection: Connection, owner: AnyRow, cause: QuarantineCause, reason: str) -> None:
-    last_good = (
-        select(func.max(device_health.c.at))
-        .where(device_health.c.device_id == owner.id, device_health.c.verdict.in_(GOOD))
-        .scalar_subquery()
-    )
-    connection.execute(
-        update(measurement)
-        .where(
-            measurement.c.device_id == owner.id,
-            measurement.c.state == WorkState.DONE,
-            or_(last_good.is_(None), measurement.c.finished_at > last_good),
-        )
-        .values(is_suspect=True)
-    )
-    held = and_(measurement.c.device_id == owner.id, measurement.c.state == WorkState.LEASED)
-    leases.hand_back(connection, measurement, held, counts=False)
     if owner.state in {DeviceState.ACTIVE, DeviceState.PAUSED}:
         is_held = owner.state == DeviceState.PAUSED and cause is QuarantineCause.LATENCY
         values = {
@@ -173,6 +172,40 @@ def _quarantine(connection: Connection, owner: AnyRow, cause: QuarantineCause, r
         connection.execute(update(device).where(device.c.id == owner.id).values(values))
     elif owner.state == DeviceState.QUARANTINED and cause is QuarantineCause.WRONG_OUTPUT:
         connection.execute(update(device).where(device.c.id == owner.id).values(quarantine=cause, note=reason))
+
+
+def _regain(connection: Connection, owner: AnyRow, runtime: str, reason: str) -> None:
+    """Give back what was lost for its latency."""
+    values: dict[str, Any] = {}
+    if runtime == MAIN_RUNTIME and owner.quarantine == QuarantineCause.LATENCY:
+        note = f"The golden model passes again: {reason}"
+        values = {"state": DeviceState.ACTIVE, "quarantine": None, "note": note}
+    elif owner.lost_runtimes.get(runtime, {}).get("cause") == QuarantineCause.LATENCY:
+        values = {"lost_runtimes": {name: lost for name, lost in owner.lost_runtimes.items() if name != runtime}}
+    if values:
+        connection.execute(update(device).where(device.c.id == owner.id).values(values))
+
+
+def _plan_recheck(connection: Connection, device_id: str, runtime: str) -> None:
+    """Ask again in a while if anything that may pass is still lost; a check of something else does not put that off."""
+    row = connection.execute(select(device).where(device.c.id == device_id)).one()
+    lost = {name for name, lost in row.lost_runtimes.items() if lost["cause"] == QuarantineCause.LATENCY}
+    lost |= {MAIN_RUNTIME} if row.quarantine == QuarantineCause.LATENCY else set()
+    if not lost:
+        recheck_at: Any = None
+    elif runtime in lost or row.recheck_at is None:
+        recheck_at = func.clock_timestamp() + timedelta(seconds=RECHECK_S)
+    else:
+        return
+    connection.execute(update(device).where(device.c.id == device_id).values(recheck_at=recheck_at))
+
+
+def _forget_old(connection: Connection, device_id: str, runtime: str) -> None:
+    mine = and_(device_health.c.device_id == device_id, device_health.c.runtime == runtime)
+    newest_to_go = (
+        select(device_health.c.id).where(mine).order_by(device_health.c.id.desc()).offset(ROWS_KEPT).limit(1)
+    ).scalar_subquery()
+    connection.execute(delete(device_health).where(mine, device_health.c.id <= newest_to_go))
 
 
 def _record_of(row: AnyRow) -> HealthRecord:

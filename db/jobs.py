@@ -95,24 +95,29 @@ class JobTables(EventTables):
             row = connection.execute(select(*JOB_COLUMNS, job.c.event_seq).where(job.c.id == job_id)).one_or_none()
             if row is None:
                 raise _no_job(job_id)
-            trials = connection.execute(
-                select(*TRIAL_COLUMNS).where(trial.c.job_id == job_id).order_by(trial.c.number)
-            ).all()
-            builds = connection.execute(
-                select(*BUILD_COLUMNS).where(build.c.job_id == job_id).order_by(build.c.created_at, build.c.id)
-            ).all()
-            measurements = connection.execute(
-                select(*MEASUREMENT_COLUMNS)
-                .where(measurement.c.job_id == job_id)
-                .order_by(measurement.c.created_at, measurement.c.id)
-            ).all()
+            read = self._rows.read
+            snapshot = JobSnapshot(
+                job=job_of(row),
+                trials=read(connection, trial, job_id, columns=TRIAL_COLUMNS, order=(trial.c.number,), parse=trial_of),
+                builds=read(
+                    connection,
+                    build,
+                    job_id,
+                    columns=BUILD_COLUMNS,
+                    order=(build.c.created_at, build.c.id),
+                    parse=build_of,
+                ),
+                measurements=read(
+                    connection,
+                    measurement,
+                    job_id,
+                    columns=MEASUREMENT_COLUMNS,
+                    order=(measurement.c.created_at, measurement.c.id),
+                    parse=measurement_of,
+                ),
+            )
         self._saw(job_id, row.event_seq)
-        return JobSnapshot(
-            job=job_of(row),
-            trials=tuple(trial_of(item) for item in trials),
-            builds=tuple(build_of(item) for item in builds),
-            measurements=tuple(measurement_of(item) for item in measurements),
-        )
+        return snapshot
 
     def apply_verb(self, job_id: str, verb: JobVerb) -> Job:
         """Move a job by ``domain.job.state_after``; cancel also cancels its trials and work.

@@ -66,6 +66,7 @@ def _matches(device_row: FromClause) -> ColumnElement[bool]:
         or_(measurement.c.selector_id.is_(None), measurement.c.selector_id == device_row.c.id),
         device_row.c.labels.contains(measurement.c.selector_labels),
         measurement.c.runtime == any_(device_row.c.runtimes),
+        ~device_row.c.lost_runtimes.has_key(measurement.c.runtime),
         device_row.c.inventory.contains(func.jsonb_build_object("runtimes", func.jsonb_build_array(wanted))),
     )
 

@@ -34,8 +34,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from domain.artifact import ArtifactKind
 from domain.build import BuildKind
-from domain.device import DeviceState
-from domain.health import HealthVerdict, QuarantineCause
+from domain.device import DeviceState, QuarantineCause
+from domain.health import HealthVerdict
 from domain.job import EndedBy, JobState, Stage
 from domain.trial import TrialState
 from domain.work import WorkState
@@ -230,6 +230,8 @@ device = Table(
     _created_at(),
     Column("last_seen_at", MOMENT),
     Column("quarantine", Text, comment="What its quarantine is about, while it lasts."),
+    Column("lost_runtimes", JSONB, nullable=False, server_default="{}", comment="Name -> LostRuntime."),
+    Column("recheck_at", MOMENT, comment="When it is asked to check again what failed and may pass."),
     Column("health_since", MOMENT, comment="Older checks say nothing any more: a person ended a quarantine then."),
     _one_of("state", DeviceState),
     _one_of("quarantine", QuarantineCause),

@@ -34,6 +34,9 @@ class ReaperTables(Transactions):
                 search=_count_searches(connection),
                 builds=connection.execute(select(func.count()).where(is_claimable(build))).scalar_one(),
                 device_ids=_wanted_devices(connection),
+                recheck_ids=tuple(
+                    connection.execute(select(device.c.id).where(is_recheck_due()).order_by(device.c.id)).scalars()
+                ),
                 expired=settled.count(WorkState.PENDING),
                 poisoned=settled.count(WorkState.FAILED),
             )
@@ -55,16 +58,12 @@ def _count_searches(connection: Connection) -> int:
 
 
 def _wanted_devices(connection: Connection) -> tuple[str, ...]:
-    """Devices with work they may take and none in hand, online or not; and quarantined ones that should check themselves again."""
+    """Devices with work they may take and none in hand, online or not."""
     is_busy = exists().where(
         measurement.c.device_id == device.c.id,
         measurement.c.state == WorkState.LEASED,
         measurement.c.lease_until >= func.now(),
     )
     has_work = exists().where(and_(is_claimable(measurement), suits(device)))
-    query = (
-        select(device.c.id)
-        .where(or_(and_(device.c.state == DeviceState.ACTIVE, ~is_busy, has_work), is_recheck_due()))
-        .order_by(device.c.id)
-    )
+    query = select(device.c.id).where(device.c.state == DeviceState.ACTIVE, ~is_busy, has_work).order_by(device.c.id)
     return tuple(connection.execute(query).scalars())

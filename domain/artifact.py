@@ -18,6 +18,7 @@ class ArtifactKind(StrEnum):
     """What a file is for. ``ONNX`` and later formats are deployable; the rest serve the loop."""
 
     ONNX = "onnx"
+    NCNN = "ncnn"  # model.param and model.bin in one, see domain.ncnn_file
     WEIGHTS = "weights"  # safetensors
     DATA = "data"  # npz, no pickles
     CHECK = "check"  # npz: example inputs and the outputs the artifact must give

@@ -14,8 +14,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from domain.artifact import ArtifactRef
-from domain.candidate import Candidate, GroupInfo, UnprunableLayer
+from domain.candidate import BlockInfo, Candidate, GroupInfo, UnprunableLayer
 from domain.job import DataSpec, ModelSpec
+from domain.network import LayerInfo
 from domain.outcome import Failed
 from domain.work import WorkState
 
@@ -38,8 +39,20 @@ class PrepareRequest(_Message):
     batch: int = Field(default=1, ge=1, description="Batch of the exported files.")
     seed: int = 0
     precisions: tuple[str, ...] = Field(
-        default=("fp32",), min_length=1, description="Precisions the dense model is exported in, one file each."
+        default=("fp32",),
+        min_length=1,
+        description="Precisions the dense model is exported in: a file each of every format that has it.",
     )
+    formats: tuple[str, ...] = Field(
+        default=("onnx",), min_length=1, description="Formats of the files, the one that is measured first."
+    )
+
+
+class Inherited(_Message):
+    """A wider candidate that was built before: the network a narrower one is cut from, instead of the dense model."""
+
+    candidate: Candidate
+    weights: ArtifactRef = Field(description="Its recovered weights.")
 
 
 class CandidateRequest(_Message):
@@ -51,6 +64,10 @@ class CandidateRequest(_Message):
     seed: int = 0
     weights: ArtifactRef = Field(description="Dense weights of the prepare build.")
     candidate: Candidate
+    start: Inherited | None = Field(default=None, description="What to cut from; none: the dense model.")
+    formats: tuple[str, ...] = Field(
+        default=("onnx",), min_length=1, description="Formats of the files, the one that is measured first."
+    )
 
 
 class FinalRequest(_Message):
@@ -70,6 +87,9 @@ class FinalRequest(_Message):
     epochs: float = Field(default=3.0, ge=0)
     precisions: tuple[str, ...] = Field(
         default=("fp32",), min_length=1, description="Of the dense model; a candidate says its own."
+    )
+    formats: tuple[str, ...] = Field(
+        default=("onnx",), min_length=1, description="Formats of the files, the one that is measured first."
     )
 
 
@@ -97,10 +117,8 @@ class BuiltArtifact(_Message):
 
 
 class AccuracyReport(_Message):
-    """Accuracy at each step, on the search split unless said otherwise; None where the step did not run."""
+    """Accuracy on the search split, and of finals on the test split."""
 
-    raw: float | None = Field(default=None, description="Right after surgery.")
-    after_batch_norm: float | None = Field(default=None, description="After batch-norm re-estimation.")
     search: float = Field(
         description="After recovery: what the search is told. Below fp32 it is the file's own, run in its runtime."
     )
@@ -111,7 +129,7 @@ class AccuracyReport(_Message):
 
 
 class BuildResult(_Message):
-    """What any kind of build gives; ``groups`` and ``unprunable`` are filled by ``prepare`` only."""
+    """What any kind of build gives; ``groups``, ``blocks``, ``layers`` and ``unprunable`` are filled by ``prepare`` only."""
 
     status: Literal["built"] = "built"
     kind: BuildKind
@@ -124,7 +142,9 @@ class BuildResult(_Message):
     weights: ArtifactRef
     artifacts: tuple[BuiltArtifact, ...]
     groups: tuple[GroupInfo, ...] = ()
+    blocks: tuple[BlockInfo, ...] = Field(default=(), description="Blocks that can be dropped whole.")
     unprunable: tuple[UnprunableLayer, ...] = ()
+    layers: tuple[LayerInfo, ...] = ()
     splits: SplitSizes | None = None
     stages_s: dict[str, float] = Field(
         default_factory=dict, description="Seconds per stage: load, train, prune, recover, ..."

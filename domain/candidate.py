@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class GroupInfo(BaseModel):
@@ -26,9 +27,32 @@ class GroupInfo(BaseModel):
     members: tuple[str, ...]
     params: int = Field(ge=0, description="Parameters of all coupled slices together.")
     macs: int = Field(ge=0, description="Multiply-accumulates per sample of the group's producing layers.")
+    granularity: int | None = Field(
+        default=None,
+        ge=1,
+        description="Smallest step of the width that makes sense; None: as the device's alignment has it. 1 for heads.",
+    )
     sensitivity: dict[str, float] = Field(
         default_factory=dict,
         description="Sparsity (as text, e.g. '0.5') -> accuracy lost on the search split, this group alone, re-normalised.",
+    )
+
+
+class BlockInfo(BaseModel):
+    """A block with a skip round it, which the identity can replace as a whole."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(description="Module name; stable for one model.")
+    groups: tuple[str, ...] = Field(default=(), description="Groups that vanish with it.")
+    macs: int = Field(ge=0, description="Multiply-accumulates per sample that go with it.")
+    params: int = Field(ge=0, description="Parameters that go with it.")
+    weight_norm: float = Field(ge=0, description="L2 norm of its weights, over the root of their number.")
+    output_change: float = Field(
+        ge=0, description="Length of the change of the model's outputs when it alone is skipped, over their length."
+    )
+    sensitivity: float = Field(
+        description="Accuracy lost on part of the search split when it alone goes, re-normalised."
     )
 
 
@@ -63,28 +87,55 @@ class RecoveryPlan(BaseModel):
 
 
 class Candidate(BaseModel):
-    """Per-group sparsity thresholds and the whole widths they round to on the target."""
+    """Per-group sparsity thresholds, the whole widths they round to on the target, and the blocks that go altogether."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sparsity: dict[str, float] = Field(description="Group name -> fraction of channels removed, 0 <= s < 1, as asked.")
     widths: dict[str, int] = Field(description="Group name -> channels kept, after alignment.")
+    dropped: tuple[str, ...] = Field(default=(), description="Blocks replaced by the identity, sorted.")
     precision: str = "fp32"
     importance: ImportanceMix = ImportanceMix()
     recovery: RecoveryPlan = RecoveryPlan()
 
+    @field_validator("dropped")
+    @classmethod
+    def _sort_dropped(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted(set(names)))
+
+    @property
+    def kept_widths(self) -> dict[str, int]:
+        """Widths of the groups that are there: those inside a dropped block are gone, whatever width they were given."""
+        if not self.dropped:
+            return dict(self.widths)
+        return {name: width for name, width in self.widths.items() if not is_inside(name, self.dropped)}
+
+    @property
+    def identity(self) -> tuple[frozenset[tuple[str, int]], tuple[str, ...], str]:
+        """What ``architecture`` is the hash of: equal for equal networks, and quick to compare among thousands."""
+        return frozenset(self.kept_widths.items()), self.dropped, self.precision
+
     @property
     def architecture(self) -> str:
-        """Hash of what decides latency: kept widths and precision. Equal architectures are built once a job."""
-        return _short_hash({"widths": dict(sorted(self.widths.items())), "precision": self.precision})
+        """Hash of what decides latency: kept widths, blocks and precision. Equal architectures are built once a job."""
+        return _short_hash(
+            {"widths": self.kept_widths, "dropped": sorted(set(self.dropped)), "precision": self.precision}
+        )
 
     @property
     def key(self) -> str:
         """Hash of all that decides the build: architecture, which channels go, and the recovery."""
-        return _short_hash(self.model_dump(mode="json", exclude={"sparsity"}))
+        rest = self.model_dump(mode="json", exclude={"sparsity", "widths"})
+        return _short_hash({**rest, "widths": self.kept_widths, "dropped": sorted(set(self.dropped))})
 
     def is_dense(self, groups: list[GroupInfo]) -> bool:
-        return all(self.widths.get(group.name, group.channels) >= group.channels for group in groups)
+        whole = all(self.widths.get(group.name, group.channels) >= group.channels for group in groups)
+        return whole and not self.dropped
+
+
+def is_inside(name: str, blocks: Collection[str]) -> bool:
+    """Whether a module of this name is one of some blocks, or lies in one."""
+    return any(name == block or name.startswith(f"{block}.") for block in blocks)
 
 
 def _short_hash(value: object) -> str:

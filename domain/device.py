@@ -18,6 +18,23 @@ class DeviceState(StrEnum):
     REMOVED = "removed"
 
 
+class QuarantineCause(StrEnum):
+    """What a quarantine, or the loss of a runtime, is about. A passing check ends LATENCY; the others need a person."""
+
+    LATENCY = "latency"
+    WRONG_OUTPUT = "wrong_output"
+    HELD = "held"  # it was paused when its check failed
+
+
+class LostRuntime(BaseModel):
+    """Why a runtime of a device takes no work: the golden model failed in it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    cause: QuarantineCause
+    reason: str
+
+
 class RuntimeInfo(BaseModel):
     """A runtime as found on a device: whether it works, its version, what it can do, or what to install."""
 
@@ -60,6 +77,10 @@ class Device(BaseModel):
     state: DeviceState
     note: str | None = None
     inventory: Inventory
+    lost_runtimes: dict[str, LostRuntime] = Field(
+        default_factory=dict,
+        description="Runtimes that are installed but failed the golden model; the others take work.",
+    )
     conditions: dict[str, JsonValue] = Field(
         default_factory=dict, description="Latest load, clocks and temperatures it sent."
     )

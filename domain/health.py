@@ -19,12 +19,14 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from domain.artifact import Digest
 from domain.device import DeviceState
 
+MAIN_RUNTIME = "onnxruntime"  # the one that stands for the machine; any other that fails is lost alone
 BAND_MADS = 3.0
 BAND_LEAST = 0.05
 HISTORY_NEEDED = 5  # good checks before a ratio can be judged
 HISTORY_KEPT = 50  # the latest good checks are what the band is made of
 COOL_DOWN_S = 20.0  # before a check that was out of its band is repeated
-RECHECK_S = 600.0  # a quarantined device is asked to check again this long after its last check
+ROWS_KEPT = 500  # checks of one runtime of one device; older ones go
+RECHECK_S = 600.0  # what failed its check is asked to check again this long after it
 
 
 class HealthTrigger(StrEnum):
@@ -50,14 +52,6 @@ class HealthVerdict(StrEnum):
     @property
     def is_good(self) -> bool:
         return self in {HealthVerdict.LEARNING, HealthVerdict.PASSED}
-
-
-class QuarantineCause(StrEnum):
-    """What a quarantine is about. A passing check ends LATENCY; the others need a person."""
-
-    LATENCY = "latency"
-    WRONG_OUTPUT = "wrong_output"
-    HELD = "held"  # it was paused when its check failed
 
 
 class GoldenTiming(BaseModel):

@@ -212,7 +212,7 @@ class JobSpec(_Strict):
     data: DataSpec
     targets: tuple[TargetSpec, ...] = Field(min_length=1, max_length=32)
     objective: Objective = Objective()
-    levels: tuple[Literal["block", "channel", "weight"], ...] = ("channel",)
+    levels: tuple[Literal["block", "channel", "weight"], ...] = Field(default=("block", "channel"), min_length=1)
     budget: Budget = Budget()
     recovery: RecoverySpec = RecoverySpec()
     final: FinalSpec = FinalSpec()

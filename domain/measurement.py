@@ -98,6 +98,10 @@ class FileTiming(_Message):
     latency_ci_ms: tuple[float, float] | None = Field(
         default=None, description="Interval of that median over its blocks."
     )
+    throughput_per_s: float | None = Field(
+        default=None,
+        description="Samples a second at the batch of the request, one run after the other: batch / latency_ms.",
+    )
     p50_ms: float | None = None
     p90_ms: float | None = Field(default=None, description="Of single runs; null below 64 of them.")
     p99_ms: float | None = Field(default=None, description="Of single runs; null below 662 of them.")
@@ -116,6 +120,10 @@ class CandidateTiming(_Message):
     timing: FileTiming
     latency_ms: float
     latency_ci_ms: tuple[float, float]
+    throughput_per_s: float | None = Field(
+        default=None,
+        description="Samples a second at the batch of the request: batch / latency_ms, as paired as that is.",
+    )
     speedup: float
     speedup_ci: tuple[float, float]
     verdict: Verdict

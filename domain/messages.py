@@ -61,7 +61,9 @@ class ClaimAnswer(_Wire):
 
     claim: Claim | None = None
     reason: str | None = None
-    check_health: bool = Field(default=False, description="Quarantined: measure the golden model again now.")
+    check_health: bool = Field(
+        default=False, description="The device or a runtime of it failed its check: measure the golden model again now."
+    )
 
 
 class HeartbeatRequest(_Wire):
@@ -103,4 +105,5 @@ class JoinTokenRequest(_Wire):
 class JoinTokenAnswer(_Wire):
     token: str
     expires_at: datetime
-    command: str = Field(default="", description="The one line to run on the device.")
+    command: str = Field(default="", description="The one line to run on the device: it installs, joins and measures.")
+    note: str = Field(default="", description="Why the line may not do elsewhere, where that is known.")

@@ -103,11 +103,15 @@ class Principal:
 
 @dataclass(frozen=True)
 class WorkToWake:
-    """What the reaper found: who should be woken, and what it put right on the way."""
+    """What the reaper found: who should be woken, and what it put right on the way.
+
+    ``device_ids`` have work waiting; ``recheck_ids`` should measure the golden model again.
+    """
 
     search: int = 0
     builds: int = 0
     device_ids: tuple[str, ...] = ()
+    recheck_ids: tuple[str, ...] = ()
     expired: int = 0
     poisoned: int = 0
 
@@ -352,8 +356,9 @@ class JobStore(Clock, Protocol):
     def record_health(self, device_id: str, check: HealthCheck) -> HealthAnswer:
         """Judge a check by the device's history and keep it.
 
-        Out of its band twice in a row, or wrong once: the device is quarantined, what it measured since its last good check
-        becomes suspect and what it holds goes back to the queue. A passing check ends a quarantine for latency.
+        Out of its band twice in a row, or wrong once: the device is quarantined, or loses the runtime where that is not the main
+        one. What was measured so since the last good check becomes suspect and what is held goes back to the queue. A passing
+        check ends what was about latency.
         """
         ...
 
@@ -362,7 +367,7 @@ class JobStore(Clock, Protocol):
         ...
 
     def is_health_check_due(self, device_id: str) -> bool:
-        """Whether a device is quarantined and its last check is long enough ago to try again."""
+        """Whether a device, or a runtime of it, failed a check long enough ago to try again."""
         ...
 
     def broker_users(self) -> tuple[tuple[str, str], ...]:

@@ -24,11 +24,13 @@ from domain.build import (
     BuiltArtifact,
     CandidateRequest,
     FinalRequest,
+    Inherited,
     PrepareRequest,
     SplitSizes,
 )
-from domain.candidate import Candidate, GroupInfo, RecoveryPlan
+from domain.candidate import Candidate, GroupInfo, ImportanceMix, RecoveryPlan
 from domain.errors import FieldProblem, Invalid, PruneloopError, Unavailable
+from domain.formats import why_not
 from domain.outcome import Blame, Failed
 from domain.ports import ArtifactStore, BuildAbandoned, BuildProgress, Hold
 from pruning.accuracy import accuracy_of, predict
@@ -37,17 +39,22 @@ from pruning.datasets import load_data
 from pruning.datasets.splits import CheckedSplits
 from pruning.dense import Dense, open_dense
 from pruning.exporters import Exporter, make_exporter
-from pruning.exporters.precision import CALIBRATION_SAMPLES, in_precision, require_precision
+from pruning.exporters.precision import CALIBRATION_SAMPLES, require_precision
 from pruning.groups import Group
-from pruning.precision import choose_compute, choose_device
-from pruning.recovery import DENSE_RECIPE, Recipe, reestimate_batch_norm, train
+from pruning.network import describe_layers
+from pruning.precision import choose_compute, choose_device, faster_compute
+from pruning.recovery import Recipe, batch_of, dense_recipe, reestimate_batch_norm, train
+from pruning.skipping import score_blocks
 from pruning.stopwatch import Stopwatch
 from pruning.surgery import read_widths
 from pruning.weights import dump_weights, load_weights
 
-SENSITIVITY_SPARSITIES = (0.25, 0.5, 0.75)
-SENSITIVITY_SAMPLES = 500  # of val, and half as many calibration samples: a few dozen evaluations must stay cheap
+SENSITIVITY_SPARSITIES = (0.5, 0.75)
+SENSITIVITY_SAMPLES = 320  # of val, and half as many calibration samples: a few dozen evaluations must stay cheap
 CACHED_MODELS = 2
+EXPORT_CODES = frozenset(
+    {"export_failed", "export_differs", "export_timeout", "exporter_missing", "batch_not_available"}
+)
 
 _VERSIONS = {
     "python": platform.python_version(),
@@ -70,6 +77,7 @@ class TorchBuilder:
         self._threads = threads
         self._compute = choose_compute(choose_device(torch_device), "auto")
         self._models: OrderedDict[str, Dense] = OrderedDict()
+        self._parents: OrderedDict[str, Dense] = OrderedDict()
         self._data: tuple[str, CheckedSplits] | None = None
 
     def build(self, request: BuildRequest, *, progress: BuildProgress, hold: Hold) -> BuildOutcome:
@@ -116,6 +124,7 @@ class TorchBuilder:
             search = dense.evaluate(dense.model, "val", watch.hold)
         with watch.measure("sensitivity"):
             infos = self._sensitivity(dense, watch)
+            blocks = score_blocks(dense, watch, samples=SENSITIVITY_SAMPLES)
         weights = self._store_weights(dense.model)
         artifacts = self._export(dense, dense.model, request, request.precisions, search, watch)
         self._remember(_key(request, weights), dense)
@@ -128,7 +137,9 @@ class TorchBuilder:
             weights=weights,
             artifacts=artifacts,
             groups=infos,
+            blocks=blocks,
             unprunable=groups.unprunable,
+            layers=describe_layers(dense.model, groups, dense.example),
             splits=_sizes(splits),
             stages_s=watch.stages_s,
             versions=_VERSIONS,
@@ -139,27 +150,24 @@ class TorchBuilder:
         require_precision(request.candidate.precision)
         dense = self._dense(request, watch)
         with watch.measure("prune"):
-            model = dense.pruned_as(request.candidate, watch.hold)
-        with watch.measure("evaluate"):
-            raw = dense.evaluate(model, "val", watch.hold)
-        with watch.measure("batch_norm"):
-            reestimate_batch_norm(model, dense.calibration()[0], dense.compute, hold=watch.hold)
-        with watch.measure("evaluate"):
-            after_batch_norm = dense.evaluate(model, "val", watch.hold)
+            source = dense if request.start is None else self._inherited(dense, request, request.start, watch)
+            model = source.pruned_as(request.candidate, watch.hold)
+        if request.start is None or not _is_same_shape(request.start.candidate, request.candidate):
+            with watch.measure("batch_norm"):
+                reestimate_batch_norm(model, dense.calibration()[0], dense.compute, hold=watch.hold)
+        # What it is worth before recovery is not looked at: it ranks candidates badly, and cost a tenth of a build.
         plan = request.candidate.recovery
-        search = after_batch_norm
         if plan.epochs > 0:
             self._recover(dense, model, plan, plan.epochs, request.seed, watch)
-            with watch.measure("evaluate"):
-                search = dense.evaluate(model, "val", watch.hold)
+        with watch.measure("evaluate"):
+            search = dense.evaluate(model, "val", watch.hold)
         artifacts = self._export(dense, model, request, (request.candidate.precision,), search, watch)
-        search = _of_first(artifacts, search)
-        accuracy = AccuracyReport(raw=raw, after_batch_norm=after_batch_norm, search=search)
+        accuracy = AccuracyReport(search=_of_first(artifacts, search))
         return self._result(BuildKind.CANDIDATE, dense, model, accuracy, artifacts, watch)
 
     def _final(self, request: FinalRequest, watch: Stopwatch) -> BuildResult:
         dense = self._dense(request, watch)
-        model, raw, after_batch_norm, precisions = dense.model, None, None, request.precisions
+        model, precisions = dense.model, request.precisions
         if request.candidate is not None:
             require_precision(request.candidate.precision)
             precisions = (request.candidate.precision,)
@@ -168,9 +176,7 @@ class TorchBuilder:
                 if request.start is not None:
                     load_weights(model, self._artifacts.read(request.start.digest), field="start")
                 else:
-                    raw = dense.evaluate(model, "val", watch.hold)
                     reestimate_batch_norm(model, dense.calibration()[0], dense.compute, hold=watch.hold)
-                    after_batch_norm = dense.evaluate(model, "val", watch.hold)
             self._recover(dense, model, request.candidate.recovery, request.epochs, request.seed, watch)
         with watch.measure("evaluate"):
             search = dense.evaluate(model, "val", watch.hold)
@@ -182,9 +188,7 @@ class TorchBuilder:
         artifacts = tuple(
             file.model_copy(update={"accuracy_test": test}) for file, test in zip(exported, tests, strict=True)
         )
-        accuracy = AccuracyReport(
-            raw=raw, after_batch_norm=after_batch_norm, search=search, test=tests[0], test_samples=len(labels)
-        )
+        accuracy = AccuracyReport(search=search, test=tests[0], test_samples=len(labels))
         return self._result(BuildKind.FINAL, dense, model, accuracy, artifacts, watch)
 
     # --- steps ------------------------------------------------------------------------------------------------------
@@ -210,6 +214,22 @@ class TorchBuilder:
         self._models.move_to_end(key)
         return self._models[key]
 
+    def _inherited(self, dense: Dense, request: CandidateRequest, start: Inherited, watch: Stopwatch) -> Dense:
+        """Return the network a candidate inherits from, as a source to cut: its importance is scored anew.
+
+        Source: each deeper candidate goes on from the recovered shallower one, as in NetAdapt, arXiv:1804.03230.
+        """
+        key = _key(request, start.weights)
+        if key not in self._parents:
+            plain = start.candidate.model_copy(update={"importance": ImportanceMix()})  # only its shape is wanted
+            model = dense.pruned_as(plain, watch.hold)
+            load_weights(model, self._artifacts.read(start.weights.digest), field="start")
+            self._parents[key] = dense.narrowed(model)
+            while len(self._parents) > CACHED_MODELS:
+                self._parents.popitem(last=False)
+        self._parents.move_to_end(key)
+        return self._parents[key]
+
     def _remember(self, key: str, dense: Dense) -> None:
         self._models[key] = dense
         while len(self._models) > CACHED_MODELS:
@@ -225,7 +245,7 @@ class TorchBuilder:
             raise Invalid(message, code="labels_missing", fields=[FieldProblem("data.train_labels", message)])
         with watch.measure("train"):
             data = dense.training_set(distill=False, hold=watch.hold)
-            recipe = Recipe(**{**vars(DENSE_RECIPE), "seed": seed})
+            recipe = dense_recipe(model, seed)
             train(model, data, recipe, dense.compute, progress=watch.tell, hold=watch.hold)
         return f"dense model trained here: {recipe.epochs:g} epochs on {len(inputs)} samples"
 
@@ -254,6 +274,10 @@ class TorchBuilder:
         with watch.measure("recover"):
             data = dense.training_set(distill=plan.distill, hold=watch.hold)
             recipe = Recipe(epochs=epochs, learning_rate=plan.learning_rate, seed=seed)
+            if plan.precision == "auto" and epochs > 0:
+                compute = faster_compute(
+                    model, data.inputs[: batch_of(recipe, len(data.inputs))], compute, hold=watch.hold
+                )
             train(model, data, recipe, compute, progress=watch.tell, hold=watch.hold)
 
     def _export(
@@ -265,33 +289,37 @@ class TorchBuilder:
         accuracy: float,
         watch: Stopwatch,
     ) -> tuple[BuiltArtifact, ...]:
-        """Return a file a precision, each with the check it must pass and its own accuracy on val.
+        """Return a file of every format in every precision it has, each with the check it must pass and its accuracy on val.
 
         The fp32 file was just found equal to the module, so it has the module's accuracy; the others are run.
         """
+        wanted = _wanted_files(request.formats, precisions)
         with watch.measure("export"):
             on_cpu = deepcopy(model).to("cpu").to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
             inputs = _check_inputs(dense.splits.val[0], request.batch, request.seed)
             with torch.no_grad():
                 outputs = on_cpu(inputs)
-            exporter = make_exporter("onnx")
-            with watch.hold():
+        artifacts = []
+        for format, own_precisions in wanted.items():
+            exporter = make_exporter(format)
+            with watch.measure("export"), watch.hold():
                 file = exporter.export(on_cpu, inputs)
                 arrays = exporter.check(file, inputs, outputs)
-        artifacts = []
-        for precision in precisions:
-            made, check, own = file, arrays, accuracy
-            if precision != "fp32":
-                with watch.measure("convert"):
-                    samples = dense.calibration()[0][:CALIBRATION_SAMPLES]
-                    made = in_precision(file, precision, samples, hold=watch.hold)
-                    # What it must give elsewhere is what it gives here: its rounding is its own.
-                    given = exporter.run(made, inputs, threads=1)
-                    check = {**arrays, "output_output": given.numpy()}
-                with watch.measure("evaluate"), watch.hold():
-                    logits = exporter.run(made, dense.splits.val[0], threads=self._threads)
-                own = accuracy_of(logits, dense.labels("val", watch.hold))
-            artifacts.append(self._stored(exporter, made, check, precision, own))
+            for precision in own_precisions:
+                made, check, own = file, arrays, accuracy
+                if precision != "fp32":
+                    with watch.measure("convert"):
+                        samples = dense.calibration()[0][:CALIBRATION_SAMPLES]
+                        made = exporter.in_precision(
+                            file, precision, model=on_cpu, example=inputs, calibration=samples, hold=watch.hold
+                        )
+                        # What it must give elsewhere is what it gives here: its rounding is its own.
+                        given = exporter.run(made, inputs, threads=1, precision=precision)
+                        check = {**arrays, "output_output": given.numpy()}
+                    with watch.measure("evaluate"), watch.hold():
+                        logits = exporter.run(made, dense.splits.val[0], threads=self._threads, precision=precision)
+                    own = accuracy_of(logits, dense.labels("val", watch.hold))
+                artifacts.append(self._stored(exporter, made, check, precision, own))
         return tuple(artifacts)
 
     def _stored(
@@ -312,7 +340,7 @@ class TorchBuilder:
         file = self._artifacts.read(artifact.artifact.digest)
         exporter = make_exporter(artifact.format)
         with watch.hold():
-            return exporter.run(file, inputs, threads=self._threads)
+            return exporter.run(file, inputs, threads=self._threads, precision=artifact.precision)
 
     def _store_weights(self, model: nn.Module) -> ArtifactRef:
         return self._artifacts.put_bytes(dump_weights(model), ArtifactKind.WEIGHTS)
@@ -348,6 +376,25 @@ def _key(request: BuildRequest, weights: ArtifactRef) -> str:
     return json.dumps([model, data, request.metric, request.seed, weights.digest], sort_keys=True)
 
 
+def _wanted_files(formats: tuple[str, ...], precisions: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """Return format -> the precisions it has of those asked.
+
+    One request serves targets of several runtimes, and not every format has what another target asks: the rest is not made.
+
+    Raises:
+        Invalid: ``precision_not_available`` where nothing of the first format, the one that is measured, would be made.
+    """
+    wanted = {name: tuple(p for p in precisions if why_not(name, precision=p) is None) for name in formats}
+    if not wanted[formats[0]]:
+        code, message = why_not(formats[0], precision=precisions[0]) or ("precision_not_available", "")
+        raise Invalid(message, code=code, fields=[FieldProblem("candidate.precision", message)])
+    return wanted
+
+
+def _is_same_shape(one: Candidate, other: Candidate) -> bool:
+    return (one.kept_widths, one.dropped) == (other.kept_widths, other.dropped)
+
+
 def _narrowed(group: Group, sparsity: float) -> int:
     return max(1, round(group.channels * (1 - sparsity)))
 
@@ -376,5 +423,5 @@ def _of_first(artifacts: tuple[BuiltArtifact, ...], module: float) -> float:
 
 
 def _failed(watch: Stopwatch, reason: str, code: str, blame: Blame, *, retryable: bool = False) -> Failed:
-    stage = "export" if code in {"export_failed", "export_differs"} else watch.stage
+    stage = "export" if code in EXPORT_CODES else watch.stage
     return Failed(stage=stage, reason=reason, blame=blame, retryable=retryable, code=code)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 import torch
@@ -14,7 +14,7 @@ from domain.job import ModelSpec
 from domain.ports import Hold
 from pruning.accuracy import accuracy_of, predict
 from pruning.datasets.splits import CheckedSplits, Pair, check_labels
-from pruning.groups import Groups, find_groups, require_eager
+from pruning.groups import Groups, find_groups, regroup, require_eager
 from pruning.importance import Evidence, gather_evidence, mixed_importance
 from pruning.models import build_model
 from pruning.precision import Compute
@@ -22,7 +22,7 @@ from pruning.recovery import CALIBRATION_SAMPLES, TrainingSet
 from pruning.surgery import prune_to_widths
 
 METRICS = ("accuracy", "agreement")
-EVIDENCE_SAMPLES = 640
+EVIDENCE_SAMPLES = 320
 EVIDENCE_BATCH = 64
 
 
@@ -102,13 +102,25 @@ class Dense:
             )
         return mixed_importance(self.model, self.groups(), mix, self._evidence)
 
-    def prune(self, widths: dict[str, int], mix: ImportanceMix, hold: Hold) -> nn.Module:
+    def prune(self, widths: dict[str, int], mix: ImportanceMix, hold: Hold, dropped: Collection[str] = ()) -> nn.Module:
         """Return a pruned copy on the model's device."""
-        pruned = prune_to_widths(self.model, self.groups(), widths, self.importance(mix, hold), self.example)
+        scores = self.importance(mix, hold)
+        pruned = prune_to_widths(self.model, self.groups(), widths, scores, self.example, dropped)
         return self.compute.adopt(pruned)
 
     def pruned_as(self, candidate: Candidate, hold: Hold) -> nn.Module:
-        return self.prune(dict(candidate.widths), candidate.importance, hold)
+        return self.prune(dict(candidate.widths), candidate.importance, hold, candidate.dropped)
+
+    def narrowed(self, model: nn.Module) -> Dense:
+        """Return a source to cut further: a narrower recovered model in the place of the dense one.
+
+        Data, metric and what counts as right stay the dense model's; groups and importance are the narrower model's own.
+        """
+        model.eval()
+        groups = regroup(model, self.groups(), self.example)
+        return Dense(
+            model, self.splits, self.compute, self.metric, self.classes, self.seed, _groups=groups, _labels=self._labels
+        )
 
     def _evidence_batches(self, hold: Hold) -> list[tuple[Tensor, Tensor]]:
         inputs, labels = self.calibration()

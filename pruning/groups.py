@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 import torch_pruning as tp
@@ -21,6 +21,10 @@ from torch import Tensor, nn
 from domain.candidate import GroupInfo, UnprunableLayer
 from domain.errors import FieldProblem, Invalid
 from pruning.cost import LayerCost, layer_costs
+from pruning.heads import find_heads, heads_members, why_attention_is_whole
+from pruning.members import Group, Groups, Member, Role, has_layer
+
+__all__ = ["Group", "Groups", "Member", "Role", "cut", "find_groups", "regroup", "require_eager", "trace"]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _PRODUCERS = (*_CONVOLUTIONS, nn.Linear)
@@ -31,62 +35,11 @@ _TRACED_OPS = tuple(
 )
 
 
-class Role(StrEnum):
-    """What a member does with the group's channels."""
-
-    PRODUCES = "out"  # a convolution or linear layer whose outputs they are
-    CARRIES = "depthwise"  # a depthwise convolution: in and out at once
-    NORMALISES = "norm"
-    CONSUMES = "in"
-    SCALES = "parameter"  # a bare parameter, such as a layer scale
-
-
-@dataclass(frozen=True)
-class Member:
-    """One layer's part in a group.
-
-    ``index[i]`` is a position along the layer's own channel dimension and ``root[i]`` the group's channel it belongs to:
-    a linear layer after a flatten has several positions for one channel, a layer after a concatenation has an offset.
-    """
-
-    name: str
-    role: Role
-    index: tuple[int, ...]
-    root: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Group:
-    """A group as the search sees it (``info``) and the members surgery and importance work on."""
-
-    info: GroupInfo
-    members: tuple[Member, ...]
-
-    @property
-    def name(self) -> str:
-        return self.info.name
-
-    @property
-    def channels(self) -> int:
-        return self.info.channels
-
-    def of_role(self, *roles: Role) -> tuple[Member, ...]:
-        return tuple(member for member in self.members if member.role in roles)
-
-
-@dataclass(frozen=True)
-class Groups:
-    """All groups of a model, in the order their layers are defined, and the layers that stay whole, with reasons."""
-
-    groups: tuple[Group, ...]
-    unprunable: tuple[UnprunableLayer, ...]
-
-
 def find_groups(model: nn.Module, example: Tensor) -> Groups:
-    """Find every coupled channel group that can be narrowed.
+    """Find every coupled channel group that can be narrowed, and the attention heads that modules declare.
 
-    The model is not changed, may be frozen and may be called under ``no_grad``. A group counts only if a copy with half its
-    channels gone still runs and gives outputs of the same shape.
+    The model is not changed, may be frozen and may be called under ``no_grad``. A group counts only if a copy with one, and then
+    half, of its channels gone still runs and gives outputs of the same shape.
 
     Args:
         model: Eager module, not compiled, scripted or parametrised.
@@ -100,31 +53,80 @@ def find_groups(model: nn.Module, example: Tensor) -> Groups:
     costs = layer_costs(model, example)
     stages = _stage_by_layer(costs)
     shared = _shared_parameter_owners(model)
-    groups: list[Group] = []
-    unprunable: list[UnprunableLayer] = []
-    taken: set[str] = set()
+    declared, refused = find_heads(model, example, costs, stages)
+    groups, unprunable = list(declared), list(refused)
+    # Layers that hold heads, which the trace takes for single channels.
+    heads = {(member.name, member.role) for group in declared for member in group.members}
+    taken = {name for name, role in heads if role is Role.PRODUCES} | {layer.name for layer in refused}
     for name, module in graph.model.named_modules():
         if not isinstance(module, _PRODUCERS) or name in taken or module not in graph.module2node:
             continue
         if isinstance(module, _CONVOLUTIONS) and module.groups > 1:
             continue  # depthwise layers are carried by the group that feeds them; others are refused with that group
-        members, reason = _members_of(graph, module, shared)
+        members, reason, is_summed = _members_of(graph, module, shared)
         taken |= {member.name for member in members if member.role is Role.PRODUCES} | {name}
+        if reason is None and len(set(members[0].root)) < 2:
+            reason = "it has one channel only"
+        if reason is None and any((member.name, member.role) in heads for member in members):
+            reason = "its channels are attention heads elsewhere"
         if reason is None:
             reason = _why_it_cannot_be_narrowed(model, name, members, example)
+        if reason is not None and "outputs" not in reason:  # a plainer word, where the layer is part of an attention
+            reason = why_attention_is_whole(graph.model, name) or reason
         if reason is not None:
             unprunable.append(UnprunableLayer(name=name, reason=reason))
             continue
-        groups.append(Group(_describe(graph.model, name, members, costs, stages), members))
+        info = _describe(graph.model, name, members, costs, stages, is_summed=is_summed)
+        groups.append(Group(info, members))
     seen = taken | {member.name for group in groups for member in group.members}
     for name, module in model.named_modules():
         if isinstance(module, _PRODUCERS) and name not in seen:
-            unprunable.append(UnprunableLayer(name=name, reason=_why_unseen(graph.model.get_submodule(name))))
+            unprunable.append(UnprunableLayer(name=name, reason=_why_unseen(graph.model, name)))
     if not groups:
         listed = "; ".join(f"{layer.name}: {layer.reason}" for layer in unprunable) or "it has no layers with channels"
         message = f"The model has no group of channels that can be removed ({listed}). Choose another model."
         raise Invalid(message, code="nothing_to_prune", fields=[FieldProblem("model", message)])
+    order = {name: number for number, (name, _) in enumerate(model.named_modules())}
+    groups.sort(key=lambda group: order[group.name])
     return Groups(tuple(groups), tuple(unprunable))
+
+
+def regroup(model: nn.Module, groups: Groups, example: Tensor) -> Groups:
+    """Find the same groups again on a narrower model, so that its channels can be scored anew and cut further.
+
+    One trace, and no guard by halving: every group passed that on the dense model. Names, stages and topologies stay; channels,
+    members, indices, parameters and MACs are the narrower model's. Sensitivity is left out: it was measured on other widths.
+
+    Args:
+        model: What surgery made of the model ``groups`` was found on.
+        groups: Groups of the wider model.
+        example: Inputs the model takes, shape ``(N, ...)``.
+
+    Raises:
+        Invalid: ``groups_changed`` where a group does not hang together as it did.
+    """
+    graph = trace(model, example)
+    costs = layer_costs(model, example)
+    shared = _shared_parameter_owners(model)
+    again = []
+    for group in groups.groups:
+        if not has_layer(model, group.members[0]):
+            continue  # it went with a dropped block
+        if group.is_declared:
+            members, reason = heads_members(model, group), None
+        else:
+            members, reason, _ = _members_of(graph, graph.model.get_submodule(group.name), shared)
+        expected = {member.name for member in group.members if has_layer(model, member)}
+        if reason is None and {member.name for member in members} != expected:
+            reason = "other layers are coupled than before"
+        if reason is not None:
+            message = f"Group {group.name!r} cannot be cut further: {reason}. Start from the dense model instead."
+            raise Invalid(message, code="groups_changed")
+        found = _describe(graph.model, group.name, members, costs, {}, is_summed=group.info.is_residual)
+        same = ("stage", "topology", "is_residual", "granularity")
+        info = found.model_copy(update={name: getattr(group.info, name) for name in same})
+        again.append(replace(group, info=info, members=members))
+    return Groups(tuple(again), groups.unprunable)
 
 
 def require_eager(model: nn.Module) -> None:
@@ -163,31 +165,38 @@ def cut(graph: tp.DependencyGraph, root: str, remove: Sequence[int]) -> None:
     graph.get_pruning_group(module, pruner.prune_out_channels, list(remove)).prune()
 
 
-def _members_of(graph: tp.DependencyGraph, root: nn.Module, shared: set[str]) -> tuple[tuple[Member, ...], str | None]:
-    """Return the members of a root's group and, if it must stay whole, why."""
+class _Found(NamedTuple):
+    members: tuple[Member, ...]
+    reason: str | None  # why it must stay whole, if it must
+    is_summed: bool  # whether two things are added up somewhere in it: a skip, and not a gate
+
+
+def _members_of(graph: tp.DependencyGraph, root: nn.Module, shared: set[str]) -> _Found:
+    """Return the members of a root's group."""
     names = {module: name for name, module in graph.model.named_modules()}
     parameters = {parameter: name for name, parameter in graph.model.named_parameters()}
     pruner = graph.get_pruner_of_module(root)
     channels = pruner.get_out_channels(root)
     members: list[Member] = []
     reason: str | None = None
-    if channels < 2:
-        reason = "it has one channel only"
+    is_summed = False
     for item in graph.get_pruning_group(root, pruner.prune_out_channels, list(range(channels))):
         module, index, mapped = item.dep.target.module, tuple(item.idxs), tuple(item.root_idxs)
         if isinstance(module, nn.Parameter):
             name, role = parameters[module], Role.SCALES
-            if sum(size > 1 for size in module.shape) != 1:
+            if not _is_last_wide(module, channels):
                 reason = reason or f"parameter {name} of shape {tuple(module.shape)} has no clear channel dimension"
         elif isinstance(module, tp.ops._OutputOp):
             reason = reason or "its channels are the model's outputs"
             continue
         elif isinstance(module, _TRACED_OPS):
+            node = item.dep.target
+            is_summed |= len(node.inputs) > 1 and node.grad_fn.name() == "AddBackward0"
             continue
         else:
             name = names[module]
             is_out = graph.is_out_channel_pruning_fn(item.dep.handler)
-            role_or_reason = _role_of(module, is_out)
+            role_or_reason = _role_of(module, is_out, channels)
             if isinstance(role_or_reason, str) and not isinstance(role_or_reason, Role):
                 reason = reason or f"coupled with {name}: {role_or_reason}"
                 continue
@@ -197,10 +206,20 @@ def _members_of(graph: tp.DependencyGraph, root: nn.Module, shared: set[str]) ->
         if len(index) != len(mapped) or set(mapped) != set(range(channels)):
             reason = reason or f"coupled with {name} in part only"
         members.append(Member(name, role, index, mapped))
-    return tuple(members), reason
+    return _Found(tuple(members), reason, is_summed)
 
 
-def _role_of(module: nn.Module, is_out: bool) -> Role | str:
+def _is_last_wide(parameter: nn.Parameter, channels: int) -> bool:
+    """Whether the last dimension longer than one, which is the one that gets cut, is as long as the group is wide.
+
+    A layer scale ``(C, 1, 1)`` and positions ``(1, tokens, C)`` pass; where other dimensions are as long by chance, cutting the
+    wrong one does not run, which the guard sees.
+    """
+    wide = [size for size in parameter.shape if size > 1]
+    return channels in {*wide[-1:], *parameter.shape[-1:]}
+
+
+def _role_of(module: nn.Module, is_out: bool, channels: int) -> Role | str:
     if nn.utils.parametrize.is_parametrized(module):
         return "its weight is parametrised; remove the parametrisation first"
     if isinstance(module, _CONVOLUTIONS):
@@ -213,17 +232,27 @@ def _role_of(module: nn.Module, is_out: bool) -> Role | str:
         return Role.PRODUCES if is_out else Role.CONSUMES
     if isinstance(module, _NORMS):
         return Role.NORMALISES
+    if isinstance(module, nn.LayerNorm):
+        if len(module.normalized_shape) == 1 and module.normalized_shape[0] >= channels:
+            return Role.NORMALISES  # over other values than channels by chance of length: such a cut does not run
+        return f"it normalises over {tuple(module.normalized_shape)}, not over the {channels} channels alone"
+    if isinstance(module, nn.GroupNorm):
+        return f"GroupNorm normalises {module.num_groups} fixed sets of channels together, which a cut would mix up"
+    if isinstance(module, nn.MultiheadAttention):
+        return "nn.MultiheadAttention keeps its heads in one packed weight, which cannot be cut yet"
     return f"layers of type {type(module).__name__} are not supported yet"
 
 
 def _why_it_cannot_be_narrowed(model: nn.Module, root: str, members: tuple[Member, ...], example: Tensor) -> str | None:
-    """Narrow the group to half on a copy and run it: the guard against everything a trace cannot see."""
+    """Narrow the group by one and then to half on a copy and run it: the guard against what a trace cannot see."""
     graph = trace(model, example)
     channels = len(set(members[0].root))
     with torch.no_grad():
         before = graph.model(example[:2])
         try:
-            cut(graph, root, range(channels // 2))
+            cut(graph, root, [0])  # what needs even widths, or multiples of a head's size, shows here
+            graph.model(example[:2])
+            cut(graph, root, range(channels // 2 - 1))
             after = graph.model(example[:2])
         except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, AssertionError) as error:
             return f"the model does not run with fewer of its channels: {str(error).splitlines()[0]}"
@@ -232,17 +261,25 @@ def _why_it_cannot_be_narrowed(model: nn.Module, root: str, members: tuple[Membe
     return None
 
 
-def _why_unseen(module: nn.Module) -> str:
+def _why_unseen(model: nn.Module, name: str) -> str:
+    module = model.get_submodule(name)
     if isinstance(module, _CONVOLUTIONS) and module.groups > 1:
         return f"a grouped convolution ({module.groups} groups) cannot lose single channels"
-    return "it was not reached by a forward pass, or only in a way that hides its channels"
+    unseen = "it was not reached by a forward pass, or only in a way that hides its channels"
+    return why_attention_is_whole(model, name) or unseen
 
 
 def _describe(
-    model: nn.Module, root: str, members: tuple[Member, ...], costs: dict[str, LayerCost], stages: dict[str, int]
+    model: nn.Module,
+    root: str,
+    members: tuple[Member, ...],
+    costs: dict[str, LayerCost],
+    stages: dict[str, int],
+    *,
+    is_summed: bool,
 ) -> GroupInfo:
     producers = [member.name for member in members if member.role is Role.PRODUCES]
-    is_residual = len(producers) > 1
+    is_residual = len(producers) > 1 and is_summed
     kinds = sorted({_kind(model, member) for member in members if member.role is not Role.CONSUMES})
     consumers = sorted({_kind(model, member) for member in members if member.role is Role.CONSUMES})
     return GroupInfo(

@@ -200,7 +200,10 @@ def _parameter(model: nn.Module, member: Member, name: str) -> Tensor | None:
 def _weight_slices(model: nn.Module, member: Member) -> Tensor | None:
     """Return weights by the member's channel dimension, shape ``(its channels, weights each)``; None if it holds none."""
     if member.role is Role.SCALES:
-        return model.get_parameter(member.name).reshape(-1, 1)
+        parameter = model.get_parameter(member.name)
+        # The last dimension that is as long as the group is wide: (C, 1, 1) of a layer scale, (1, tokens, C) of positions.
+        axis = max(axis for axis, size in enumerate(parameter.shape) if size == len(member.index))
+        return parameter.movedim(axis, 0).reshape(len(member.index), -1)
     weight = _parameter(model, member, "weight")
     if weight is None:
         return None

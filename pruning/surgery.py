@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from domain.candidate import is_inside
 from domain.errors import FieldProblem, Invalid, PruneloopError
-from pruning.groups import Group, Groups, Role, cut, trace
+from pruning.blocks import drop_blocks
+from pruning.groups import Group, Groups, Member, Role, cut, trace
+from pruning.heads import cut_heads
+from pruning.members import has_layer
 
 
 class SurgeryFailed(PruneloopError):
@@ -34,8 +38,9 @@ def prune_to_widths(
     widths: Mapping[str, int],
     importance: Mapping[str, Tensor],
     example: Tensor,
+    dropped: Collection[str] = (),
 ) -> nn.Module:
-    """Return a copy of a model whose groups have the widths asked; the model itself is not touched.
+    """Return a copy of a model whose groups have the widths asked, without the blocks dropped; the model is not touched.
 
     Args:
         model: Dense module ``groups`` was found on; may be frozen.
@@ -43,20 +48,31 @@ def prune_to_widths(
         widths: Group name -> channels kept; a group not named keeps all.
         importance: Group name -> scores of shape ``(channels,)``; needed for groups that lose channels.
         example: Inputs the model takes, shape ``(N, ...)``.
+        dropped: Names of blocks that become identities; widths of groups inside them count for nothing.
 
     Raises:
-        Invalid: ``unknown_group`` or ``bad_width``.
+        Invalid: ``unknown_group``, ``bad_width`` or ``unknown_block``.
         SurgeryFailed: ``group_skipped`` where a real width differs from the plan, ``nothing_pruned`` where channels should
             have gone and none did, ``broken_surgery`` where a buffer or a shape does not fit.
     """
+    widths = {name: width for name, width in widths.items() if not is_inside(name, dropped)}
+    left = tuple(group for group in groups.groups if not is_inside(group.name, dropped))
+    groups = Groups(left, groups.unprunable)
     _check_widths(groups, widths)
+    model = drop_blocks(model, dropped) if dropped else model
     graph = trace(model, example)
     planned_loss = 0
-    for group in groups.groups:
+    # Heads last: the graph does not hear of them.
+    for group in sorted(groups.groups, key=lambda group: group.is_declared):
         width = widths.get(group.name, group.channels)
-        if width < group.channels:
-            cut(graph, group.name, channels_to_remove(importance[group.name], width))
-            planned_loss += group.channels - width
+        if width == group.channels:
+            continue
+        remove = channels_to_remove(importance[group.name], width)
+        if group.is_declared:
+            cut_heads(graph.model, group, remove)
+        else:
+            cut(graph, group.name, remove)
+        planned_loss += len(remove)
     pruned: nn.Module = graph.model
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     for name, parameter in pruned.named_parameters():
@@ -67,8 +83,12 @@ def prune_to_widths(
 
 
 def read_widths(model: nn.Module, groups: Groups) -> dict[str, int]:
-    """Read the kept width of every group off the module's weights."""
-    return {group.name: _out_channels(model.get_submodule(group.name)) for group in groups.groups}
+    """Read the kept width of every group off the module's weights; groups that went with a dropped block are left out."""
+    return {
+        group.name: _out_channels(model.get_submodule(group.name)) // _positions(group, group.members[0])
+        for group in groups.groups
+        if has_layer(model, group.members[0])
+    }
 
 
 def _check_widths(groups: Groups, widths: Mapping[str, int]) -> None:
@@ -103,8 +123,7 @@ def _verify(
         raise SurgeryFailed(f"Nothing was removed: {'; '.join(wrong)}.", code="nothing_pruned")
     if wrong:
         raise SurgeryFailed(f"Groups were cut otherwise than planned: {'; '.join(wrong)}.", code="group_skipped")
-    for group in groups.groups:
-        _verify_members(pruned, group, real[group.name])
+    _verify_layers(model, pruned, groups, real)
     was_training = model.training
     try:
         with torch.no_grad():
@@ -118,18 +137,40 @@ def _verify(
         raise SurgeryFailed(f"The cut model gives {tuple(after.shape)} where {tuple(before.shape)} was given before.")
 
 
-def _verify_members(pruned: nn.Module, group: Group, width: int) -> None:
+def _verify_layers(model: nn.Module, pruned: nn.Module, groups: Groups, real: Mapping[str, int]) -> None:
     """Buffers that keep their old length pass a forward in train mode and break export: look at every one."""
-    for member in group.of_role(Role.PRODUCES, Role.NORMALISES, Role.CARRIES):
-        module = pruned.get_submodule(member.name)
-        expected = width * (len(member.index) // group.channels)
-        tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-        for name, tensor in tensors:
-            if tensor.ndim > 0 and tensor.shape[0] != expected:
-                raise SurgeryFailed(f"{member.name}.{name} has length {tensor.shape[0]}, not {expected}.")
+    lost: dict[tuple[str, bool], int] = {}
+    for group in groups.groups:
+        for member in group.members:
+            if member.role is not Role.SCALES and has_layer(pruned, member):
+                side = member.name, member.role is Role.CONSUMES
+                lost[side] = lost.get(side, 0) + (group.channels - real[group.name]) * _positions(group, member)
+    for (name, is_reader), positions in lost.items():
+        before, after = model.get_submodule(name), pruned.get_submodule(name)
+        if is_reader:
+            expected, got = _in_channels(before) - positions, _in_channels(after)
+            if got != expected:
+                raise SurgeryFailed(f"{name} reads {got} channels, not {expected}.")
+            continue
+        old = dict([*before.named_parameters(recurse=False), *before.named_buffers(recurse=False)])
+        for tensor_name, tensor in [*after.named_parameters(recurse=False), *after.named_buffers(recurse=False)]:
+            if tensor.ndim > 0 and tensor.shape[0] != old[tensor_name].shape[0] - positions:
+                expected = old[tensor_name].shape[0] - positions
+                raise SurgeryFailed(f"{name}.{tensor_name} has length {tensor.shape[0]}, not {expected}.")
         for attribute in ("out_channels", "out_features", "num_features"):
-            if getattr(module, attribute, expected) != expected:
-                raise SurgeryFailed(f"{member.name}.{attribute} is {getattr(module, attribute)}, not {expected}.")
+            expected = getattr(before, attribute, 0) - positions
+            if hasattr(after, attribute) and getattr(after, attribute) != expected:
+                raise SurgeryFailed(f"{name}.{attribute} is {getattr(after, attribute)}, not {expected}.")
+
+
+def _in_channels(module: nn.Module) -> int:
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight.shape[1]
+
+
+def _positions(group: Group, member: Member) -> int:
+    return len(member.index) // group.channels
 
 
 def _out_channels(module: nn.Module) -> int:

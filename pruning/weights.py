@@ -49,7 +49,8 @@ def load_weights(model: nn.Module, data: bytes, *, field: str = "model.weights")
 
 
 def _read(data: bytes, field: str) -> dict[str, Tensor]:
-    if data[:2] == b"PK" or data[:1] == b"\x80":
+    # A safetensors file begins with the length of its header, which may look like either magic number, and then "{".
+    if data[8:9] != b"{" and (data[:2] == b"PK" or data[:1] == b"\x80"):
         message = "The weights look like a pickled torch file, which is never loaded; save them with safetensors."
         raise Invalid(message, code="weights_pickled", fields=[FieldProblem(field, message)])
     try:

@@ -11,8 +11,8 @@ from datetime import datetime
 
 from pydantic import JsonValue
 
-from domain.build import Build, BuildResult, CandidateRequest, PrepareRequest
-from domain.candidate import Candidate
+from domain.build import Build, BuildResult, CandidateRequest, Inherited, PrepareRequest
+from domain.candidate import Candidate, UnprunableLayer
 from domain.device import Device
 from domain.job import EndedBy, JobState, Stage
 from domain.measurement import Measured, MeasuredFile, MeasurementPlan, MeasurementRequest
@@ -21,13 +21,16 @@ from domain.ports import NewBuild, NewMeasurement, NewTrial
 from domain.trial import Trial, TrialState
 from domain.work import WorkState
 from search import finals, rejecting
-from search.accounting import elapsed_s, keep_that_fits, search_ends_s, waiting_s
+from search.accounting import elapsed_s, waiting_s
 from search.actions import Action, Ask, End, Enter, FinishTrial, GiveBack, Report, StartBuild, StartMeasurement
 from search.devices import why_no_device, why_stuck
 from search.precision import baseline_scale, first_of, is_mixed, session_key
+from search.reserve import affordable, search_ends_s
+from search.seeds import is_chain_pending
 from search.stopping import is_searched_out
 from search.told import values_of
 from search.view import View, candidate_key, content_key, failure_of, measured_file
+from search.widths import FINE, widths_of
 
 MAX_IN_FLIGHT = 3  # a target: one measured, one waiting for the device, one being built
 RETRY_S = 2.0
@@ -113,6 +116,7 @@ def prepare_request(view: View, batch: int) -> PrepareRequest:
         batch=batch,
         seed=spec.seed,
         precisions=view.precisions_of(batch),
+        formats=view.formats_of(batch),
     )
 
 
@@ -129,7 +133,7 @@ def _prepare(view: View) -> list[Action] | None:
             is_waiting = True
         elif not isinstance(build.outcome, BuildResult):
             return [_failure(failure_of(build)), End(JobState.FAILED, EndedBy.SYSTEM, _why(build))]
-        elif not build.outcome.groups:
+        elif len(_without_steps(build.outcome)) == len(build.outcome.groups) and not build.outcome.blocks:
             nothing = Failed(
                 stage="groups", reason=_nothing_to_prune(build.outcome), blame=Blame.CANDIDATE, code="nothing_to_prune"
             )
@@ -149,16 +153,29 @@ def _failure(failed: Failed | None) -> Report:
 
 
 def _nothing_to_prune(result: BuildResult) -> str:
-    because = "; ".join(f"{layer.name}: {layer.reason}" for layer in result.unprunable[:5])
+    whole = (*result.unprunable, *_without_steps(result))
+    because = "; ".join(f"{layer.name}: {layer.reason}" for layer in whole[:5])
     return "Nothing to prune: the model has no group of channels that can be removed" + (
         f" ({because})." if because else ". Check that its layers are convolutions or linear layers with fixed shapes."
+    )
+
+
+def _without_steps(result: BuildResult) -> tuple[UnprunableLayer, ...]:
+    """Return the groups that stay whole because there is no narrower width that any device packs well, each with the reason."""
+    return tuple(
+        UnprunableLayer(
+            name=group.name,
+            reason=f"it has {group.channels} channels, and no narrower width that devices pack well (the least is {FINE})",
+        )
+        for group in result.groups
+        if len(widths_of(group)) == 1
     )
 
 
 def _dense_report(result: BuildResult) -> dict[str, JsonValue]:
     return {
         "groups": [group.model_dump(mode="json") for group in result.groups],
-        "unprunable": [layer.model_dump(mode="json") for layer in result.unprunable],
+        "unprunable": [layer.model_dump(mode="json") for layer in (*result.unprunable, *_without_steps(result))],
         "splits": result.splits.model_dump(mode="json") if result.splits is not None else None,
         "versions": dict(result.versions),
         "notes": list(result.notes),
@@ -172,7 +189,7 @@ def _baseline(view: View) -> list[Action]:
     for index, precision, key in _baseline_keys(view):
         measurement = view.measurements.get(key)
         if measurement is None:
-            first = measured_file(view.dense_of(index), first_of(view, index))
+            first = measured_file(view.dense_of(index), view.format_of(index), first_of(view, index))
             actions.append(StartMeasurement(new_measurement(view, index, key, first, precision)))
         elif measurement.state.is_terminal and not isinstance(measurement.outcome, Measured):
             failed = failure_of(measurement)
@@ -208,7 +225,7 @@ def new_measurement(view: View, target: int, key: str, file: MeasuredFile, preci
             precision=precision,
             batch=spec.batch,
             threads=spec.threads,
-            baseline=measured_file(view.dense_of(target), precision),
+            baseline=measured_file(view.dense_of(target), view.format_of(target), precision),
             candidates=(file,),
             plan=MeasurementPlan(seed=view.spec.seed),
         ),
@@ -225,6 +242,7 @@ def new_trial(
     params: dict[str, JsonValue],
     distributions: dict[str, JsonValue],
     seed_name: str | None,
+    start: Inherited | None = None,
 ) -> NewTrial:
     """Return the trial an ask becomes.
 
@@ -233,18 +251,17 @@ def new_trial(
     """
     build: NewBuild | None = None
     duplicate_of: int | None = None
+    identity = candidate.identity
     same = [
-        trial
-        for trial in view.snapshot.trials
-        if trial.build_id is not None and trial.candidate.architecture == candidate.architecture
+        trial for trial in view.snapshot.trials if trial.build_id is not None and trial.candidate.identity == identity
     ]
     here = next((trial for trial in same if trial.target == target), None)
     if here is not None:
         duplicate_of, candidate = here.number, here.candidate
     elif not candidate.is_dense(list(view.dense_of(0).groups)):
         if same:
-            candidate = same[0].candidate
-        request = candidate_request(view, target, candidate)
+            candidate, start = same[0].candidate, _start_of(view, same[0])
+        request = candidate_request(view, target, candidate, start)
         build = NewBuild(candidate_key(request), request)
     return NewTrial(
         target=target,
@@ -258,7 +275,12 @@ def new_trial(
     )
 
 
-def candidate_request(view: View, target: int, candidate: Candidate) -> CandidateRequest:
+def _start_of(view: View, trial: Trial) -> Inherited | None:
+    build = view.builds_by_id.get(trial.build_id or "")
+    return build.request.start if build is not None and isinstance(build.request, CandidateRequest) else None
+
+
+def candidate_request(view: View, target: int, candidate: Candidate, start: Inherited | None) -> CandidateRequest:
     spec = view.spec
     return CandidateRequest(
         model=spec.model,
@@ -268,6 +290,8 @@ def candidate_request(view: View, target: int, candidate: Candidate) -> Candidat
         seed=spec.seed,
         weights=view.dense_of(target).weights,
         candidate=candidate,
+        formats=(view.format_of(target),),
+        start=start,
     )
 
 
@@ -283,13 +307,17 @@ def _search(view: View, now: datetime, *, parameters: int) -> list[Action]:
         return [End(JobState.FAILED, EndedBy.SYSTEM, broken)]
     open_targets, ended_by = _open_targets(view, now, parameters=parameters)
     if open_targets:
-        able = [target for target in open_targets if _in_flight(view, target) < MAX_IN_FLIGHT]
+        able = [
+            target
+            for target in open_targets
+            if _in_flight(view, target) < MAX_IN_FLIGHT and not is_chain_pending(view, target)
+        ]
         if able:
             return [*entering, Ask(min(able, key=lambda target: (_counted(view, target), target)))]
         return entering
     if any(not trial.state.is_terminal for trial in view.snapshot.trials) or not has_baselines(view):
         return entering
-    return finals.choose(view, ended_by=ended_by, keep=keep_that_fits(view, now))
+    return finals.choose(affordable(view, now), ended_by=ended_by)
 
 
 def _open_targets(view: View, now: datetime, *, parameters: int) -> tuple[list[int], EndedBy]:
@@ -329,7 +357,7 @@ def _advance(view: View, trial: Trial) -> Action | None:
     if reason is not None:
         return FinishTrial(trial.id, TrialState.REJECTED, reason=reason)
     key = f"trial:{trial.target}:{trial.candidate.architecture}"
-    file = measured_file(build.outcome)
+    file = measured_file(build.outcome, view.format_of(trial.target))
     return StartMeasurement(
         new_measurement(view, trial.target, key, file, trial.candidate.precision), trial_id=trial.id
     )

@@ -19,6 +19,7 @@ def can_run(device: Device, selector: DeviceSelector, runtime: str, precisions: 
     return (
         device.state is DeviceState.ACTIVE
         and selector.matches(device.id, device.labels)
+        and runtime not in device.lost_runtimes
         and any(
             info.name == runtime and info.available and set(precisions) <= set(info.precisions)
             for info in device.inventory.runtimes
@@ -49,9 +50,12 @@ def why_no_device(target: TargetSpec, index: int, devices: Sequence[Device]) -> 
             f"Target {index}: the runtime {target.runtime} of no matching device ({names}) takes "
             f"{' and '.join(target.precision)}. Change the target's `precision`, or join a device that does."
         )
+    lost = [
+        f" {d.name}: {d.lost_runtimes[target.runtime].reason}." for d in active if target.runtime in d.lost_runtimes
+    ]
     return (
         f"Target {index}: no matching device ({names}) has a working runtime {target.runtime}. "
-        "Run `pruneloop agent doctor` there to see what to install."
+        f"Run `pruneloop agent doctor` there to see what to install or to mend.{''.join(lost[:5])}"
     )
 
 

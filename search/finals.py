@@ -6,6 +6,7 @@ What was chosen is written to the job's report (``finals``), so that any search 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from pydantic import JsonValue
@@ -23,12 +24,18 @@ from search.precision import dense_points, session_key, yardstick
 from search.told import allowed_drop
 from search.view import View, content_key, failure_of, measured_file
 
+AGAIN = ":again"  # ends the key of a session that repeats a suspect one
+MOST_AGAIN = 2
+
 
 def search_front(view: View, target: int) -> list[Trial]:
     """Return the non-dominated measured trials of a target, fastest first, without those the dense model beats."""
-    front = nondominated(view.succeeded(target), latency=_latency, error=_error)
-    dense = dense_points(view, target)
-    return [t for t in front if all(_latency(t) < ratio or _error(t) < error for ratio, error in dense)]
+    key = "search_front", target
+    if key not in view.memory:
+        front = nondominated(view.succeeded(target), latency=_latency, error=_error)
+        dense = dense_points(view, target)
+        view.memory[key] = [t for t in front if all(_latency(t) < ratio or _error(t) < error for ratio, error in dense)]
+    return list(view.memory[key])
 
 
 def pick(view: View, target: int, *, keep: int) -> list[Trial]:
@@ -60,11 +67,9 @@ def pick(view: View, target: int, *, keep: int) -> list[Trial]:
     return chosen
 
 
-def choose(view: View, *, ended_by: EndedBy, keep: int) -> list[Action]:
+def choose(numbers: Mapping[int, Sequence[int]], *, ended_by: EndedBy) -> list[Action]:
     """Return the writes that end the search and name the finals of every target."""
-    chosen: dict[str, JsonValue] = {}
-    for target in range(len(view.spec.targets)):
-        chosen[str(target)] = [trial.number for trial in pick(view, target, keep=keep)]
+    chosen: dict[str, JsonValue] = {str(target): list(own) for target, own in numbers.items()}
     return [Report({"finals": chosen, "search_ended_by": str(ended_by)}), Enter(Stage.FINALS)]
 
 
@@ -90,7 +95,9 @@ def decide(view: View, now: datetime) -> list[Action]:
         return [*_entering(view, Stage.FINALS), *builds]
     if any(not build.state.is_terminal for build in _wanted_builds(view)):
         return _entering(view, Stage.FINALS)
-    sessions = [session for target in range(len(view.spec.targets)) for session in _missing_sessions(view, target)]
+    targets = range(len(view.spec.targets))
+    sessions = [session for target in targets for session in _missing_sessions(view, target)]
+    sessions += [session for target in targets for session in _doubted_sessions(view, target)]
     if sessions:
         return [*_entering(view, Stage.REMEASURING), *sessions]
     if any(not measurement.state.is_terminal for measurement in _sessions(view)):
@@ -113,7 +120,14 @@ def final_request(view: View, target: int, trial: Trial | None) -> FinalRequest:
         candidate=trial.candidate if trial is not None else None,
         epochs=spec.final.epochs if trial is not None else 0.0,
         precisions=view.precisions_of(spec.targets[target].batch) if trial is None else (trial.candidate.precision,),
+        formats=_formats(view, target, trial),
     )
+
+
+def _formats(view: View, target: int, trial: Trial | None) -> tuple[str, ...]:
+    """Return the formats of a final: what its targets read, and what the user asked to take away."""
+    read = view.formats_of(view.spec.targets[target].batch) if trial is None else (view.format_of(target),)
+    return tuple(dict.fromkeys((*read, *view.spec.exports)))
 
 
 def final_build(view: View, target: int, trial: Trial | None) -> Build | None:
@@ -169,17 +183,30 @@ def _missing_sessions(view: View, target: int) -> list[StartMeasurement]:
     return actions
 
 
+def _doubted_sessions(view: View, target: int) -> list[StartMeasurement]:
+    """Return the sessions to be measured again, by whoever is well: their device failed its health check afterwards."""
+    spec = view.spec.targets[target]
+    return [
+        StartMeasurement(NewMeasurement(f"{m.key}{AGAIN}", target=target, selector=spec.device, request=m.request))
+        for m, _ in accepted_sessions(view, target)
+        if m.is_suspect and m.key.count(AGAIN) < MOST_AGAIN and f"{m.key}{AGAIN}" not in view.measurements
+    ]
+
+
 def _session(view: View, target: int, key: str, precision: str, results: list[BuildResult]) -> StartMeasurement:
     spec = view.spec.targets[target]
     dense = view.dense_final(target) or view.dense_of(target)
-    files = [*yardstick(view, target, precision), *(measured_file(result) for result in results)]
+    files = [
+        *yardstick(view, target, precision),
+        *(measured_file(result, view.format_of(target)) for result in results),
+    ]
     plan = MeasurementPlan(min_pairs=40, max_s=FINAL_PLAN_S * len(files), seed=view.spec.seed)
     request = MeasurementRequest(
         runtime=spec.runtime,
         precision=precision,
         batch=spec.batch,
         threads=spec.threads,
-        baseline=measured_file(dense, precision),
+        baseline=measured_file(dense, view.format_of(target), precision),
         candidates=tuple(files),
         plan=plan,
     )
@@ -192,8 +219,10 @@ def _sessions(view: View, target: int | None = None) -> list[Measurement]:
 
 
 def accepted_sessions(view: View, target: int) -> list[tuple[Measurement, Measured]]:
-    """Return the final sessions of a target that gave numbers."""
-    return [(m, m.outcome) for m in _sessions(view, target) if isinstance(m.outcome, Measured)]
+    """Return the final sessions of a target that gave numbers, without those that were doubted and measured again."""
+    found = [(m, m.outcome) for m in _sessions(view, target) if isinstance(m.outcome, Measured)]
+    keys = {m.key for m, _ in found}
+    return [(m, outcome) for m, outcome in found if f"{m.key}{AGAIN}" not in keys]
 
 
 def is_final(view: View, target: int) -> bool:

@@ -100,7 +100,7 @@ def _final_points(view: View, target: int, reference_ms: float) -> list[Point]:
             build = finals.final_build(view, target, trial)
             if build is None or not isinstance(build.outcome, BuildResult) or build.outcome.accuracy.test is None:
                 continue
-            timing = timings.get(deployable(build.outcome).artifact.digest)
+            timing = timings.get(deployable(build.outcome, view.format_of(target)).artifact.digest)
             if timing is None:
                 continue
             within = dense_accuracy is not None and (
@@ -138,12 +138,12 @@ def _point(
         within_max_drop=within_max_drop,
         macs=built.macs,
         params=built.params,
-        size_bytes=deployable(built).artifact.size_bytes,
+        size_bytes=deployable(built, view.format_of(target)).artifact.size_bytes,
         precision=trial.candidate.precision,
         candidate=real_sparsity(view, target, trial),
         widths=dict(built.widths or trial.candidate.widths),
-        artifacts=point_artifacts(built),
-        manifest=manifest_of(view, target, deployable(built)),
+        artifacts=point_artifacts(built, view.format_of(target)),
+        manifest=manifest_of(view, target, deployable(built, view.format_of(target))),
         measured_at=_measured_at(measurement),
         conditions=_conditions(measurement, outcome),
     )
@@ -156,9 +156,9 @@ def real_sparsity(view: View, target: int, trial: Trial) -> dict[str, float]:
     return {g.name: round(1.0 - widths.get(g.name, g.channels) / g.channels, 6) for g in groups}
 
 
-def point_artifacts(built: BuildResult, precision: str | None = None) -> tuple[PointArtifact, ...]:
+def point_artifacts(built: BuildResult, format: str, precision: str | None = None) -> tuple[PointArtifact, ...]:
     """Return a build's files, of a precision if asked, the one that was measured first."""
-    first = deployable(built, precision)
+    first = deployable(built, format, precision)
     ordered = (first, *(a for a in built.artifacts if a is not first and precision in {None, a.precision}))
     return tuple(
         PointArtifact(format=a.format, digest=a.artifact.digest, size_bytes=a.artifact.size_bytes) for a in ordered
@@ -176,7 +176,7 @@ def _dense_test(view: View, target: int, precision: str) -> float | None:
     built = view.dense_final(target)
     if built is None:
         return None
-    own = deployable(built, precision).accuracy_test
+    own = deployable(built, view.format_of(target), precision).accuracy_test
     return built.accuracy.test if own is None else own
 
 
@@ -217,7 +217,7 @@ def _dense_point(
     reference_ms: float,
 ) -> Point:
     built = (view.dense_final(target) if stage == "final" else None) or view.dense_of(target)
-    file = deployable(built, precision)
+    file = deployable(built, view.format_of(target), precision)
     test = _dense_test(view, target, precision) if stage == "final" else None
     first, max_drop = first_of(view, target), view.spec.objective.max_drop
     first_test = _dense_test(view, target, first)
@@ -248,7 +248,7 @@ def _dense_point(
         precision=precision,
         candidate={},
         widths={g.name: g.channels for g in view.dense_of(target).groups},
-        artifacts=point_artifacts(built, precision),
+        artifacts=point_artifacts(built, view.format_of(target), precision),
         manifest=manifest_of(view, target, file),
         measured_at=_measured_at(measurement),
         conditions=_conditions(measurement, outcome),

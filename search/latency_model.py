@@ -1,168 +1,174 @@
-"""A small predictor of latency ratio, fitted on what a job measured; its numbers are called predicted everywhere.
+"""A predictor of latency ratios, fitted on what a job measured; its numbers are called predicted everywhere.
 
-latency ratio = constant + a * (approximate share of MACs) + b * (share of channels), none of them negative: the part that
-no pruning removes, the part that goes with arithmetic, and the part that goes with moving activations.
+Two parts. A formula: constant + layers + arithmetic + traffic + weights, no coefficient negative, with channels rounded up to the
+step the device shows (the one that fits best). And a correction: what nearby measured candidates missed the formula by,
+weighted by nearness (a Gaussian process on the residuals), so that a search that closes in on a region is told well there.
+
+Source: time goes with aligned in-width times aligned out-width plus a constant, our own measurement; Rasmussen and Williams,
+Gaussian Processes for Machine Learning, chapter 2 (regression) and 5.4.2 (leave-one-out in closed form).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from pydantic import JsonValue
 
-from domain.candidate import GroupInfo
-from domain.measurement import Measured
-from search.precision import baseline_scale
-from search.seeds import Seed, explicit_seed
-from search.space import SearchSpace, macs_fraction
-from search.view import View
+from search.network import Floats, Ints, Network
 
-MIN_TRIALS = 6
+ALIGNMENTS = (1, 4, 8, 16, 32)
+PRIOR_ALIGNMENT = 16
+# constant, layers, multiply-accumulates, traffic, weights: of a few convolutional networks on x86, a start before any
+# measurement.
+PRIOR = np.array([0.02, 0.06, 0.6, 0.3, 0.02])
+PRIOR_WEIGHT = 0.02  # of one measurement: gone after a handful
+MOST_POINTS = 120  # the newest are kept: the cost of a fit must not grow with a search of thousands
+LENGTHS = (0.15, 0.3, 0.6, 1.2)  # in units of log width, weighted by work
+NOISE = 0.008  # of one measurement, in log ratio
+LEAST_TO_CORRECT = 5
+
+
+@dataclass(frozen=True)
+class _Correction:
+    points: Floats
+    weights: Floats
+    length: float
+    variance: float
+
+    def of(self, points: Floats) -> Floats:
+        """Return the log correction of points of shape ``(n, groups)``."""
+        return np.asarray(_kernel(points, self.points, self.length) * self.variance @ self.weights)
 
 
 @dataclass(frozen=True)
 class LatencyModel:
-    """Coefficients of one target and the leave-one-out error of the trials they were fitted on.
+    """What one target, in one precision, was seen to do.
 
-    ``error_median`` and ``error_p90`` are relative: |predicted - measured| / measured, each trial predicted by a fit
-    without it.
+    ``error_median`` and ``error_p90`` are relative, |predicted - measured| / measured, each point predicted without itself.
     """
 
-    coefficients: tuple[float, float, float]
+    network: Network
+    coefficients: Floats
+    alignment: int
+    scale: float
     trials: int
     error_median: float
     error_p90: float
+    correction: _Correction | None = None
 
-    def predict(self, groups: Sequence[GroupInfo], widths: Mapping[str, int]) -> float:
-        """Return the predicted latency ratio to the dense model of widths."""
-        return float(np.dot(self.coefficients, features(groups, widths)))
+    def formula(self, rows: Ints) -> Floats:
+        """Return the ratio by the formula alone, for rows of shape ``(n, columns)``: monotone, and cheap."""
+        return np.asarray(_features(self.network, rows, self.alignment) @ self.coefficients * self.scale)
 
+    def predict_rows(self, rows: Ints) -> Floats:
+        """Return predicted latency ratios to the dense model of the target's first precision, shape ``(n,)``."""
+        plain = self.formula(rows)
+        if self.correction is None:
+            return plain
+        return np.asarray(plain * np.exp(self.correction.of(_points(self.network, rows))))
 
-def features(groups: Sequence[GroupInfo], widths: Mapping[str, int]) -> tuple[float, float, float]:
-    channels = sum(group.channels for group in groups)
-    return (1.0, macs_fraction(groups, widths), sum(widths[group.name] for group in groups) / channels)
-
-
-def fit(groups: Sequence[GroupInfo], measured: Sequence[tuple[Mapping[str, int], float]]) -> LatencyModel | None:
-    """Fit measured (widths, latency ratio) pairs; None below ``MIN_TRIALS`` of them."""
-    if len(measured) < MIN_TRIALS:
-        return None
-    x = np.array([features(groups, widths) for widths, _ in measured])
-    y = np.array([ratio for _, ratio in measured])
-    errors = []
-    for index in range(len(y)):
-        rest = np.arange(len(y)) != index
-        predicted = float(x[index] @ _nonnegative(x[rest], y[rest]))
-        errors.append(abs(predicted - y[index]) / y[index])
-    constant, macs, channels = (float(value) for value in _nonnegative(x, y))
-    return LatencyModel((constant, macs, channels), len(y), float(np.median(errors)), float(np.quantile(errors, 0.9)))
+    def predict(self, row: Ints) -> float:
+        """Return the predicted latency ratio of one candidate."""
+        return float(self.predict_rows(row[None])[0])
 
 
-def _nonnegative(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Least squares of relative errors with no coefficient below zero: with three columns, every subset is tried."""
-    weights = 1.0 / y
-    best, best_cost = np.zeros(x.shape[1]), np.inf
-    for size in range(1, x.shape[1] + 1):
-        for columns in combinations(range(x.shape[1]), size):
+def fit(network: Network, measured: Sequence[tuple[Ints, float]], *, scale: float = 1.0) -> LatencyModel:
+    """Fit measured (row, latency ratio) pairs.
+
+    Args:
+        network: The network's layers.
+        measured: Newest last; the dense model need not be among them.
+        scale: Latency ratio of the dense model in this precision: where every curve begins.
+    """
+    rows = np.array([row for row, _ in measured[-MOST_POINTS:]] + [network.dense])
+    ratios = np.array([ratio for _, ratio in measured[-MOST_POINTS:]] + [scale]) / scale
+    best: tuple[float, int, Floats, Floats] | None = None
+    for alignment in ALIGNMENTS if len(ratios) > LEAST_TO_CORRECT else (PRIOR_ALIGNMENT,):
+        features = _features(network, rows, alignment)
+        coefficients = _nonnegative(features, ratios)
+        residuals = np.log(ratios) - np.log(np.maximum(features @ coefficients, 1e-6))
+        cost = float(np.sum(residuals**2))
+        if best is None or cost < best[0]:
+            best = (cost, alignment, coefficients, residuals)
+    assert best is not None
+    _, alignment, coefficients, residuals = best
+    correction, left_out = _correct(_points(network, rows), residuals)
+    errors = np.abs(np.expm1(left_out[: len(measured)]))
+    known = len(errors) > 0
+    return LatencyModel(
+        network=network,
+        coefficients=coefficients,
+        alignment=alignment,
+        scale=scale,
+        trials=len(measured),
+        error_median=float(np.median(errors)) if known else float("nan"),
+        error_p90=float(np.quantile(errors, 0.9)) if known else float("nan"),
+        correction=correction,
+    )
+
+
+def _features(network: Network, rows: Ints, alignment: int) -> Floats:
+    columns = (
+        np.ones(len(rows)),
+        network.layers_share(rows),
+        network.macs_share(rows, align=alignment),
+        network.traffic_share(rows),
+        network.weights_share(rows),
+    )
+    return np.stack(columns, axis=1)
+
+
+def _nonnegative(features: Floats, ratios: Floats) -> Floats:
+    """Least squares of relative errors, drawn towards the prior, with no coefficient below zero: every subset is tried."""
+    weights = 1.0 / ratios
+    strength = np.sqrt(PRIOR_WEIGHT)
+    x = np.vstack([features * weights[:, None], strength * np.diag(1.0 / PRIOR)])
+    y = np.concatenate([np.ones(len(ratios)), np.full(len(PRIOR), strength)])
+    best, best_cost = PRIOR, np.inf
+    for size in range(1, features.shape[1] + 1):
+        for columns in combinations(range(features.shape[1]), size):
             chosen = list(columns)
-            solution = np.linalg.lstsq(x[:, chosen] * weights[:, None], np.ones(len(y)), rcond=None)[0]
+            solution = np.linalg.lstsq(x[:, chosen], y, rcond=None)[0]
             if (solution < 0).any():
                 continue
-            full = np.zeros(x.shape[1])
+            full = np.zeros(features.shape[1])
             full[chosen] = solution
-            cost = float(np.sum(((x @ full - y) * weights) ** 2))
+            cost = float(np.sum((x @ full - y) ** 2))
             if cost < best_cost:
                 best, best_cost = full, cost
     return best
 
 
-@dataclass(frozen=True)
-class Aim:
-    """A latency worth a candidate: its ratio to the dense model of the target's first precision, and the seed's name."""
-
-    name: str
-    precision: str
-    ratio: float
-
-
-def aims_of(view: View, target: int) -> tuple[Aim, ...]:
-    """Return the aims of a target: the user's limits, else twice and three times as fast, in every precision."""
-    spec = view.spec.targets[target]
-    baseline = view.measurements.get(f"baseline:{target}")
-    aims = []
-    for precision in spec.precision:
-        scale = baseline_scale(view, target, precision)
-        if scale is None:
-            continue
-        ratios = [scale.ratio / spec.speedup] if spec.speedup is not None else []
-        if spec.latency_ms is not None and baseline is not None and isinstance(baseline.outcome, Measured):
-            ratios.append(min(scale.ratio, spec.latency_ms / baseline.outcome.baseline.latency_ms))
-        for ratio in ratios or [scale.ratio / 2, scale.ratio / 3]:
-            name = f"aimed-{scale.ratio / ratio:.3g}x"
-            aims.append(Aim(name if precision == spec.precision[0] else f"{name}-{precision}", precision, ratio))
-    return tuple(aims)
+def _points(network: Network, rows: Ints) -> Floats:
+    """Return where candidates lie: log width of each group, and whether a block is gone, by the root of the work they touch."""
+    groups = len(network.groups)
+    far = np.hstack([np.log(rows[:, :groups] / network.dense[:groups]), rows[:, groups:] - 1.0])
+    work = network.work_of_columns()
+    return np.asarray(far * np.sqrt(work / (work.sum() or 1.0)))
 
 
-def aimed_seed(space: SearchSpace, view: View, target: int, chain: Sequence[Mapping[str, int]]) -> Seed | None:
-    """Return, for the first aim not tried yet, the point of a chain of widths whose predicted latency is nearest to it.
-
-    Only architectures that the target has not seen; None where there is no such aim, model or point. The prediction
-    only chooses what to try: what counts is what is then measured.
-    """
-    trials = view.trials_of(target)
-    tried = {(trial.seed_name or "").removesuffix("~") for trial in trials}
-    seen = {trial.candidate.architecture for trial in trials}
-    for aim in aims_of(view, target):
-        model = fit_target(view, target, aim.precision)
-        if aim.name in tried or model is None:
-            continue
-        nearest = sorted(chain, key=lambda widths: abs(model.predict(space.groups, widths) - aim.ratio))
-        for widths in nearest[:5]:
-            plain = aim.name.removesuffix(f"-{aim.precision}")
-            seed = explicit_seed(space, plain, widths, aim.precision)
-            if seed.candidate.architecture not in seen:
-                return seed
-    return None
+def _kernel(left: Floats, right: Floats, length: float) -> Floats:
+    squared = ((left[:, None, :] - right[None, :, :]) ** 2).sum(axis=-1)
+    return np.asarray(np.exp(-squared / (2 * length**2)))
 
 
-@dataclass(frozen=True)
-class TargetModels:
-    """The predictors of a job's targets, by ``target`` or ``target:precision``; too few measured trials: none."""
-
-    models: dict[str, LatencyModel]
-
-    def report(self) -> dict[str, JsonValue]:
-        """Return what the job's report says of them: error and number of trials."""
-        return {
-            name: {
-                "trials": model.trials,
-                "error_median": round(model.error_median, 4),
-                "error_p90": round(model.error_p90, 4),
-                "coefficients": list(model.coefficients),
-            }
-            for name, model in self.models.items()
-        }
-
-
-def fit_trials(view: View) -> TargetModels:
-    """Fit every target and precision of a job on its measured trials."""
-    fitted = {}
-    for index, target in enumerate(view.spec.targets):
-        for place, precision in enumerate(target.precision):
-            model = fit_target(view, index, precision)
-            if model is not None:
-                fitted[str(index) if place == 0 else f"{index}:{precision}"] = model
-    return TargetModels(fitted)
-
-
-def fit_target(view: View, target: int, precision: str) -> LatencyModel | None:
-    """Fit one target on its measured trials of a precision; None while they are too few."""
-    pairs = [
-        (trial.candidate.widths, trial.values.latency_ratio)
-        for trial in view.succeeded(target)
-        if trial.values is not None and trial.candidate.precision == precision
-    ]
-    return fit(view.dense_of(target).groups, pairs)
+def _correct(points: Floats, residuals: Floats) -> tuple[_Correction | None, Floats]:
+    """Return the correction and what each point would be missed by, had it been left out."""
+    variance = float(np.mean(residuals**2))
+    if len(residuals) < LEAST_TO_CORRECT or variance < NOISE**2:
+        return None, residuals
+    best: tuple[float, _Correction, Floats] | None = None
+    for length in LENGTHS:
+        covariance = variance * _kernel(points, points, length) + NOISE**2 * np.eye(len(points))
+        inverse = np.linalg.inv(covariance)
+        weights = inverse @ residuals
+        left_out = weights / np.diag(inverse)
+        cost = float(np.mean(left_out**2))
+        if best is None or cost < best[0]:
+            best = (cost, _Correction(points, weights, length, variance), left_out)
+    assert best is not None
+    if best[0] >= variance:
+        return None, residuals
+    return best[1], best[2]

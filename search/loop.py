@@ -24,13 +24,16 @@ from search.actions import Action, Ask, End, Enter, FinishTrial, GiveBack, Repor
 from search.decide import decide, new_trial
 from search.devices import can_run
 from search.front import build_front
-from search.latency_model import fit_trials
+from search.inherit import settled
+from search.joint import joint_report
 from search.manifest import build_manifest
+from search.models import network_of, predictor_report, why_report
+from search.options import Parts
+from search.ranges import moved
 from search.sampler import Preset
-from search.seeds import starting_seeds
 from search.space import SearchSpace
 from search.stopping import growth
-from search.study import TargetStudy
+from search.study import ALL, TargetStudy
 from search.view import View
 
 DEVICES_S = 2.0  # how old the list of devices may be
@@ -75,6 +78,7 @@ class SearchLoop:
         launcher: Woken after each commit.
         artifacts: Where manifests of finals go; None: none are written.
         preset: Sampler.
+        parts: Which parts of the search are on.
         poll_s: The longest wait for a change before looking again.
     """
 
@@ -85,12 +89,14 @@ class SearchLoop:
         artifacts: ArtifactStore | None = None,
         *,
         preset: Preset = "tpe",
+        parts: Parts = ALL,
         poll_s: float = 1.0,
     ) -> None:
         self._store = store
         self._launcher = launcher
         self._artifacts = artifacts
         self._preset = preset
+        self._parts = parts
         self._poll_s = poll_s
 
     def run(self, lease: SearchLease, *, until: Callable[[], bool]) -> LoopResult:
@@ -161,19 +167,33 @@ class SearchLoop:
         study = self._study(run, view, target)
         study.sync(view)
         asked = study.ask(view)
+        candidate, start = asked.candidate, None
+        if self._parts.inheritance:
+            candidate, start = settled(view, target, candidate)
         trial = new_trial(
             view,
             target,
-            asked.candidate,
+            candidate,
             study_number=asked.study_number,
             params=asked.params,
             distributions=asked.distributions,
             seed_name=asked.seed_name,
+            start=start,
         )
         self._store.add_trial(run.lease, trial)
         run.asked += 1
+        self._note_moves(run, view, target, study)
         if trial.build is not None:
             self._launcher.wake_builders()
+
+    def _note_moves(self, run: _Run, view: View, target: int, study: TargetStudy) -> None:
+        """Write down where the ranges of groups moved since the last time."""
+        ranges = view.job.report.get("ranges")
+        known = dict(ranges) if isinstance(ranges, dict) else {}
+        before = known.get(str(target))
+        entry = moved(study.models(view).loss, before if isinstance(before, dict) else {})
+        if entry is not None:
+            self._store.merge_report(run.lease, {"ranges": {**known, str(target): entry}})
 
     def _end(self, run: _Run, action: End) -> None:
         if action.state is JobState.SUCCEEDED:
@@ -182,7 +202,13 @@ class SearchLoop:
                 str(target): [round(area, 6) for area in growth(view, target)]
                 for target in range(len(view.spec.targets))
             }
-            report = {"predictor": fit_trials(view).report(), "hypervolume": curves, **self._manifests(view)}
+            report = {
+                "predictor": predictor_report(view),
+                "hypervolume": curves,
+                "joint": joint_report(view),
+                "why": why_report(view),
+                **self._manifests(view),
+            }
             self._store.merge_report(run.lease, report)
         self._store.end_job(run.lease, action.state, ended_by=action.ended_by, reason=action.reason)
 
@@ -203,9 +229,8 @@ class SearchLoop:
 
     def _space(self, run: _Run, view: View, target: int) -> SearchSpace:
         if target not in run.spaces:
-            groups = view.dense_of(target).groups
             precisions = view.spec.targets[target].precision
-            run.spaces[target] = SearchSpace(groups, view.spec.recovery, precisions=precisions)
+            run.spaces[target] = SearchSpace(network_of(view, target), view.spec.recovery, precisions=precisions)
         return run.spaces[target]
 
     def _study(self, run: _Run, view: View, target: int) -> TargetStudy:
@@ -217,8 +242,9 @@ class SearchLoop:
                 space,
                 target=target,
                 seed=view.spec.seed,
-                seeds=starting_seeds(space, limit=limit),
+                seeds=limit if self._parts.seeds else 0,
                 preset=self._preset,
+                parts=self._parts,
             )
         return run.studies[target]
 

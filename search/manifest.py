@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 
+from pydantic import JsonValue
+
 from domain.build import BuildResult, FinalRequest
 from domain.front import Point
 from domain.ports import JobSnapshot
+from search.inherit import lineage
+from search.view import View
 
 
 def build_manifest(snapshot: JobSnapshot, point: Point, dense: Point) -> bytes:
@@ -43,6 +47,7 @@ def build_manifest(snapshot: JobSnapshot, point: Point, dense: Point) -> bytes:
         "model": job.spec.model.model_dump(mode="json"),
         "data": job.spec.data.model_dump(mode="json"),
         "build": request.model_dump(mode="json", exclude={"model", "data"}) if request is not None else None,
+        "lineage": _lineage(snapshot, point),
         "versions": dict(result.versions) if result is not None else {},
         "precision": point.precision,
         "sparsity": point.candidate,
@@ -75,7 +80,23 @@ def build_manifest(snapshot: JobSnapshot, point: Point, dense: Point) -> bytes:
     return json.dumps(body, sort_keys=True, indent=2).encode()
 
 
+def _lineage(snapshot: JobSnapshot, point: Point) -> list[JsonValue]:
+    """Return every recovery that led to a point's weights, the oldest first; the final recovery, in ``build``, comes after them."""
+    view = View(snapshot)
+    trial = view.trials_by_number.get(point.trial) if point.trial is not None else None
+    if trial is None:
+        return []
+    return [
+        {
+            "trial": one.number,
+            "epochs": one.candidate.recovery.epochs,
+            "learning_rate": one.candidate.recovery.learning_rate,
+        }
+        for one in lineage(view, trial)
+    ]
+
+
 def file_name(point: Point) -> str:
     """Return the name that ``pruneloop download`` gives a point's measured file."""
     who = "dense" if point.trial is None else f"trial-{point.trial:03d}"
-    return f"t{point.target}-{who}-{point.precision}.onnx"
+    return f"t{point.target}-{who}-{point.precision}.{point.artifacts[0].format}"

@@ -40,7 +40,7 @@ def yardstick(view: View, target: int, precision: str) -> list[MeasuredFile]:
     if precision == first_of(view, target):
         return []
     dense = view.dense_final(target) or view.dense_of(target)
-    return [measured_file(dense, first_of(view, target))]
+    return [measured_file(dense, view.format_of(target), first_of(view, target))]
 
 
 def scale_in(view: View, target: int, measurement: Measurement) -> Scale | None:

@@ -1,16 +1,34 @@
-"""Starting candidates: what any engineer would try first, so that the sampler begins from sense and not from noise."""
+"""Where a search begins, so that its sampler starts from sense and not from noise.
+
+First the *chain*: ever faster networks, each cut from the one before after that was recovered, with the widths the knapsack finds
+best as the predictors know the target at that moment. It gives a whole front early, the predictors something to learn from, and
+every later candidate a recovered network to inherit from. In a target of several precisions each link is then tried in the others.
+
+Source: progressive shrinking by latency budgets as in NetAdapt, arXiv:1804.03230.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
-from domain.candidate import Candidate, GroupInfo
-from search.space import MAX_SPARSITY, SearchSpace, macs_fraction, probes, widths_of
+from domain.candidate import Candidate
+from domain.measurement import Measured
+from domain.trial import Trial, TrialState
+from search.finals import search_front
+from search.models import Models
+from search.space import SearchSpace
+from search.told import allowed_drop
+from search.view import View
 
-UNIFORM = (0.5, 0.25, 0.75, 0.625, 0.375)
-MACS_BUDGETS = (0.3, 0.5, 0.15, 0.07, 0.7)
+CHAIN = "chain-"
+SHARED = "from-"
+# What a link leaves of the latency of the one before: little while nothing is lost, for wide networks take long to recover and
+# a faster one that lost nothing makes them pointless; more the nearer the chain comes to what may be lost.
+STEPS = ((0.25, 0.64), (1.0, 0.76), (float("inf"), 0.86))
+LEAST_LIMIT = 0.01  # of accuracy: how much a user who allows no loss is taken to allow here
+LEAST_STEP = 0.97  # what counts as faster at all
+INSIDE = 0.98  # of a limit: aimed at the limit itself, half of the candidates would miss it
+NARROWEST_TRIES = 4  # ever bolder steps where a link decodes to widths known before
 
 
 @dataclass(frozen=True)
@@ -25,105 +43,118 @@ class Seed:
     candidate: Candidate
 
 
-def starting_seeds(space: SearchSpace, *, limit: int) -> tuple[Seed, ...]:
-    """Return at most ``limit`` seeds of distinct architectures, none dense, the most telling first.
+def chain_of(view: View, target: int) -> list[Trial]:
+    """Return the links of a target's chain, in its first precision and in order."""
+    first = view.spec.targets[target].precision[0]
+    return [
+        trial
+        for trial in view.trials_of(target)
+        if (trial.seed_name or "").startswith(CHAIN) and trial.candidate.precision == first
+    ]
 
-    Uniform sparsities and points of the greedy chain alternate, so that a short budget tries both kinds; each is asked in
-    every precision of the space before the next, so that precisions are compared on equal widths.
+
+def is_chain_pending(view: View, target: int) -> bool:
+    """Return whether the chain's last link is still being built: the next one will be cut from it."""
+    links = chain_of(view, target)
+    return bool(links) and links[-1].state is TrialState.BUILDING
+
+
+def next_link(space: SearchSpace, view: View, target: int, models: Models, *, limit: int) -> Seed | None:
+    """Return the next link of a target's chain; None where it has come to its end.
+
+    It ends where a link lost far more than a front has use for, where nothing is left to narrow, or after ``limit`` links.
     """
-    chain = tuple(greedy_chain(space.groups))
-    seeds: list[Seed] = []
-    for uniform, budget in zip(UNIFORM, MACS_BUDGETS, strict=True):
-        for precision in space.precisions:
-            params = space.in_precision(space.uniform(uniform), precision)
-            seeds.append(Seed(_named(space, f"uniform-{uniform:g}", precision), params, space.decode(params)))
-        widths = next((widths for widths in chain if macs_fraction(space.groups, widths) <= budget), None)
-        for precision in space.precisions if widths is not None else ():
-            seeds.append(explicit_seed(space, f"greedy-macs-{budget:g}", widths or {}, precision))
-    seen: set[str] = set()
-    kept: list[Seed] = []
-    for seed in seeds:
-        if seed.candidate.architecture not in seen and not seed.candidate.is_dense(list(space.groups)):
-            seen.add(seed.candidate.architecture)
-            kept.append(seed)
-    return tuple(kept[:limit])
+    links = chain_of(view, target)
+    if len(links) >= limit or (links and _is_spent(view, target, links[-1])):
+        return None
+    step = _step(view, target, links)
+    latency = models.latency[space.precisions[0]]
+    begin = space.network.dense if not links else space.row_of(links[-1].candidate)
+    at = latency.predict(begin)
+    seen = view.identities_of(target)
+    params = space.in_precision(space.neutral, space.precisions[0])
+    for boldness in range(1, NARROWEST_TRIES + 1):
+        wanted = {**params, "speedup": latency.scale / (at * step**boldness)}
+        candidate = space.decode(wanted, models, start=begin)
+        if candidate.identity in seen or candidate.is_dense(list(space.groups)):
+            continue
+        if latency.predict(space.row_of(candidate)) > LEAST_STEP * at:
+            return None
+        return seed_of(space, models, f"{CHAIN}{len(links) + 1}", candidate)
+    return None
 
 
-def explicit_seed(space: SearchSpace, name: str, widths: Mapping[str, int], precision: str | None = None) -> Seed:
-    """Return a seed of given widths, with the parameters projected onto the space; by default in its first precision."""
-    precision = precision or space.precisions[0]
-    name = _named(space, name, precision)
-    params = space.in_precision(space.project(widths), precision)
-    decoded = space.decode(params)
-    if decoded.widths == dict(widths):
-        return Seed(name, params, decoded)
-    return Seed(f"{name}~", params, space.with_widths(widths).model_copy(update={"precision": precision}))
+def aimed(space: SearchSpace, view: View, target: int, models: Models) -> Seed | None:
+    """Return a candidate aimed just inside a limit the user gave, in a precision where none was; None: all were, or no limit."""
+    spec = view.spec.targets[target]
+    baseline = view.measurements.get(f"baseline:{target}")
+    tried = {(trial.seed_name or "").removesuffix("~") for trial in view.trials_of(target)}
+    for precision in space.precisions:
+        scale = models.latency[precision].scale
+        ratios = [scale / spec.speedup] if spec.speedup is not None else []
+        if spec.latency_ms is not None and baseline is not None and isinstance(baseline.outcome, Measured):
+            ratios.append(min(scale, spec.latency_ms / baseline.outcome.baseline.latency_ms))
+        for ratio in ratios:
+            name = _named(space, f"aimed-{scale / ratio:.3g}x", precision)
+            if name not in tried:
+                params = space.in_precision({**space.neutral, "speedup": scale / ratio / INSIDE}, precision)
+                return seed_of(space, models, name, space.decode(params, models))
+    return None
+
+
+def shared(space: SearchSpace, view: View, target: int, models: Models) -> Seed | None:
+    """Return a candidate of another target's front that this one has not seen: it is built already and costs a measurement."""
+    precisions = set(space.precisions)
+    seen = view.identities_of(target)
+    for other in range(len(view.spec.targets)):
+        for trial in search_front(view, other) if other != target else ():
+            candidate = trial.candidate
+            if candidate.identity not in seen and candidate.precision in precisions:
+                return seed_of(space, models, f"{SHARED}{trial.number}", candidate)
+    return None
+
+
+def uniform_seed(space: SearchSpace, models: Models, sparsity: float, precision: str) -> Seed:
+    """Return the seed of one sparsity for all groups."""
+    params = space.in_precision(space.neutral, precision)
+    candidate = space.candidate(space.uniform(sparsity), params)
+    return seed_of(space, models, _named(space, f"uniform-{sparsity:g}", precision), candidate)
+
+
+def seed_of(space: SearchSpace, models: Models, name: str, candidate: Candidate) -> Seed:
+    """Return a seed of an explicit candidate, with parameters projected onto the space."""
+    params = space.project(space.row_of(candidate), models, candidate.precision)
+    is_exact = space.decode(params, models).identity == candidate.identity
+    return Seed(name if is_exact else f"{name}~", params, candidate)
+
+
+def in_other_precisions(space: SearchSpace, view: View, target: int, models: Models) -> Seed | None:
+    """Return a link of the chain in a precision it was not tried in yet; None where all were."""
+    seen = view.identities_of(target)
+    for link in chain_of(view, target):
+        for precision in space.precisions[1:]:
+            candidate = link.candidate.model_copy(update={"precision": precision})
+            if candidate.identity not in seen:
+                stem = (link.seed_name or "").removesuffix("~")
+                return seed_of(space, models, _named(space, stem, precision), candidate)
+    return None
 
 
 def _named(space: SearchSpace, name: str, precision: str) -> str:
     return name if precision == space.precisions[0] else f"{name}-{precision}"
 
 
-def greedy_chain(groups: Sequence[GroupInfo]) -> Iterator[dict[str, int]]:
-    """Yield ever narrower widths, each one step of one group below the last: least accuracy lost per MAC saved.
-
-    Accuracy lost is read off each group's sensitivity probes and taken to add up, which is wrong in size and good
-    enough in order. Groups without probes lose in proportion to the square of their sparsity.
-
-    Source: the greedy width search of NetAdapt, arXiv:1804.03230, on probed instead of retrained losses.
-    """
-    widths = {group.name: group.channels for group in groups}
-    # Work as in ``macs_fraction``, kept a stage, so that the price of one step costs one multiplication.
-    weight = {stage: sum(g.macs for g in groups if g.stage == stage) for stage in {g.stage for g in groups}}
-    outputs = {stage: float(macs) for stage, macs in weight.items()}
-    steps = {group.name: _step_down(group, group.channels) for group in groups}
-    while True:
-        best: tuple[float, GroupInfo, _Step] | None = None
-        for group in groups:
-            step = steps[group.name]
-            if step is None or weight[group.stage] == 0:
-                continue
-            kept = outputs[group.stage]
-            saved = (kept * kept - (kept - step.macs) ** 2) / weight[group.stage]
-            if saved <= 0:
-                continue
-            price = max(step.lost, 1e-6) / saved
-            if best is None or price < best[0]:
-                best = (price, group, step)
-        if best is None:
-            return
-        _, group, step = best
-        widths[group.name] = step.width
-        outputs[group.stage] -= step.macs
-        steps[group.name] = _step_down(group, step.width)
-        yield dict(widths)
+def _step(view: View, target: int, links: list[Trial]) -> float:
+    """Return how much of the last link's latency the next one shall leave, by what was lost so far."""
+    built = view.built(links[-1]) if links else None
+    lost = view.dense_accuracy(target) - built.accuracy.search if built is not None else 0.0
+    share = lost / max(view.spec.objective.max_drop, LEAST_LIMIT)
+    return next(step for most, step in STEPS if share <= most)
 
 
-@dataclass(frozen=True)
-class _Step:
-    """The next narrower width of a group: accuracy it costs and MACs of its own it saves."""
-
-    width: int
-    lost: float
-    macs: float
-
-
-def _step_down(group: GroupInfo, width: int) -> _Step | None:
-    narrower = max((one for one in widths_of(group.channels) if one < width), default=0)
-    if narrower == 0 or narrower < group.channels * (1 - MAX_SPARSITY):
-        return None
-    lost = loss_at(group, 1 - narrower / group.channels) - loss_at(group, 1 - width / group.channels)
-    return _Step(narrower, lost, group.macs * (width - narrower) / group.channels)
-
-
-def loss_at(group: GroupInfo, sparsity: float) -> float:
-    """Return the accuracy a group loses alone at a sparsity, linear between its probes and on beyond the last."""
-    measured = probes(group)
-    if not measured:
-        return 0.1 * sparsity * sparsity
-    points = [(0.0, 0.0), *measured]
-    for (left, lost_left), (right, lost_right) in pairwise(points):
-        if sparsity <= right or right == points[-1][0]:
-            slope = max(0.0, lost_right - lost_left) / (right - left) if right > left else 0.0
-            return lost_left + slope * (sparsity - left)
-    return points[-1][1]
+def _is_spent(view: View, target: int, link: Trial) -> bool:
+    """Return whether a link went too far to be cut further: it was not built, or lost more than any front has use for."""
+    built = view.built(link)
+    if built is None:
+        return link.state.is_terminal
+    return view.dense_accuracy(target) - built.accuracy.search > allowed_drop(view.spec)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from domain.artifact import Digest
 from domain.errors import FieldProblem, Invalid, NotFound
+from domain.formats import FORMATS, format_of, why_not
 from domain.front import Front
 from domain.job import Job, JobSpec, JobVerb
 from domain.ports import ArtifactStore, JobStore, Launcher
@@ -21,10 +22,10 @@ class Capabilities:
     ``models`` and ``datasets`` name the built-in ones; empty: not known here, so not checked.
     """
 
-    levels: tuple[str, ...] = ("channel",)
+    levels: tuple[str, ...] = ("block", "channel")
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
     runtimes: tuple[str, ...] = ("onnxruntime",)
-    exports: tuple[str, ...] = ("onnx",)
+    exports: tuple[str, ...] = tuple(FORMATS)
     metrics: tuple[str, ...] = ("accuracy",)
     models: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
@@ -67,7 +68,7 @@ class JobService:
 
         Raises:
             Invalid: ``level_not_available``, ``precision_not_available``, ``runtime_not_available``,
-                ``export_not_available``, ``metric_not_available``, ``unknown_model``, ``unknown_dataset``,
+                ``batch_not_available``, ``export_not_available``, ``metric_not_available``, ``unknown_model``, ``unknown_dataset``,
                 ``unknown_artifact``, or ``idempotency_mismatch``. Every failing field is named; the code is the first's.
         """
         problems = self._problems(spec)
@@ -140,6 +141,7 @@ class JobService:
                 check(precision, can.precisions, field, "The precision", "precision_not_available")
         for index, export in enumerate(spec.exports):
             check(export, can.exports, f"exports.{index}", "The export format", "export_not_available")
+        problems += _cannot_be_held(spec)
         check(spec.objective.metric, can.metrics, "objective.metric", "The metric", "metric_not_available")
         if spec.model.source == "builtin" and can.models:
             check(spec.model.name or "", can.models, "model.name", "The built-in model", "unknown_model")
@@ -155,3 +157,22 @@ class JobService:
                 text = f"No artifact {digest} is stored here; upload it with POST /v1/artifacts first."
                 problems.append(("unknown_artifact", FieldProblem(field, text)))
         return problems
+
+
+def _cannot_be_held(spec: JobSpec) -> list[tuple[str, FieldProblem]]:
+    """Return what the formats of a job's targets and exports cannot hold: a precision, a batch."""
+    problems = []
+    for index, target in enumerate(spec.targets):
+        places = [(f"targets.{index}.precision.{place}", precision) for place, precision in enumerate(target.precision)]
+        asked = [(field, format_of(target.runtime), precision, 1) for field, precision in places]
+        asked.append((f"targets.{index}.batch", format_of(target.runtime), "fp32", target.batch))
+        for place, export in enumerate(spec.exports):
+            # What the target reads was looked at; the other files are made of its points too.
+            others = [(f"exports.{place}", export, precision, target.batch) for precision in target.precision]
+            asked += others if export != format_of(target.runtime) else []
+        for field, name, precision, batch in asked:
+            refused = why_not(name, precision=precision, batch=batch)
+            if refused is not None:
+                text = refused[1] if field.startswith("targets") else f"Target {index}: {refused[1]}"
+                problems.append((refused[0], FieldProblem(field, text)))
+    return problems

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import optuna
@@ -19,9 +18,10 @@ from pydantic import JsonValue
 from domain.candidate import Candidate
 from domain.trial import Trial
 from search.finals import search_front
-from search.latency_model import aimed_seed
+from search.models import Models, fit_models
+from search.options import Parts
 from search.sampler import Preset, ask_seed, make_sampler
-from search.seeds import Seed, greedy_chain
+from search.seeds import Seed, aimed, in_other_precisions, next_link, shared
 from search.space import SearchSpace
 from search.told import Told, constraint_names, told_of
 from search.view import View, trailing_duplicates
@@ -32,7 +32,8 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 # instead, and where all neighbours are known, draw at random.
 STUCK_AFTER = 2
 NEIGHBOUR_TRIES = 40
-AIM_WITHIN = 12  # asks after the seeds in which a candidate may be aimed at a latency, once the predictor is fitted
+
+ALL = Parts()
 
 _STATES = {"complete": OptunaState.COMPLETE, "pruned": OptunaState.PRUNED, "fail": OptunaState.FAIL}
 
@@ -55,22 +56,25 @@ class TargetStudy:
         space: What is searched.
         target: Index of the target within the job.
         seed: The job's seed.
-        seeds: Starting candidates, asked first and in order.
+        seeds: The most trials that may be starting candidates; 0: the sampler's own from the first on.
         preset: Sampler.
+        parts: Which parts of the search are on.
     """
 
     def __init__(
-        self, space: SearchSpace, *, target: int, seed: int, seeds: Sequence[Seed] = (), preset: Preset = "tpe"
+        self, space: SearchSpace, *, target: int, seed: int, seeds: int = 0, preset: Preset = "tpe", parts: Parts = ALL
     ) -> None:
         self._space = space
         self._target = target
         self._seed = seed
-        self._seeds = tuple(seeds)
-        self._chain = tuple(greedy_chain(space.groups)) if seeds else ()
+        self._seeds = seeds
+        self._models: Models | None = None
+        self._known: tuple[int, int] | None = None
         self._preset = preset
+        self._parts = parts
         self._study = optuna.create_study(
             directions=["minimize", "minimize"],
-            sampler=make_sampler(preset, seed=ask_seed(seed, target, 0)),
+            sampler=make_sampler(preset, seed=ask_seed(seed, target, 0), distributions=space.distributions),
             pruner=optuna.pruners.NopPruner(),
         )
         self._count = 0
@@ -93,12 +97,15 @@ class TargetStudy:
     def ask(self, view: View) -> Asked:
         """Return the next proposal; ``sync`` first. Seeds come before the sampler's own."""
         number = self._count
-        seed = self._seed_for(number, view)
+        models = self.models(view)
+        seed = self._seed_for(view, models)
         preset = self._preset
         if seed is None and trailing_duplicates(view.trials_of(self._target)) >= STUCK_AFTER:
-            seed = self._neighbour(number, view)
+            seed = self._neighbour(number, view, models)
             preset = "random"
-        self._study.sampler = make_sampler(preset, seed=ask_seed(self._seed, self._target, number))
+        self._study.sampler = make_sampler(
+            preset, seed=ask_seed(self._seed, self._target, number), distributions=self._space.distributions
+        )
         if seed is not None:
             self._study.enqueue_trial(params=dict(seed.params))
         trial = self._study.ask(fixed_distributions=dict(self._space.distributions))
@@ -111,29 +118,45 @@ class TargetStudy:
                 name: json.loads(distribution_to_json(distribution))
                 for name, distribution in trial.distributions.items()
             },
-            candidate=seed.candidate if seed is not None else self._space.decode(params),
+            candidate=seed.candidate if seed is not None else self._space.decode(params, models),
             seed_name=seed.name if seed is not None else None,
         )
 
-    def _seed_for(self, number: int, view: View) -> Seed | None:
-        if number < len(self._seeds):
-            return self._seeds[number]
-        if not self._seeds or number >= len(self._seeds) + AIM_WITHIN:
-            return None
-        return aimed_seed(self._space, view, self._target, self._chain)
+    def models(self, view: View) -> Models:
+        """Return the target's predictors, fitted anew whenever something was learnt."""
+        known = len(view.succeeded(self._target)), sum(view.built(trial) is not None for trial in view.snapshot.trials)
+        if self._models is None or known != self._known:
+            self._models = fit_models(view, self._target, self._space.network, parts=self._parts)
+            self._known = known
+        return self._models
 
-    def _neighbour(self, number: int, view: View) -> Seed | None:
+    def _seed_for(self, view: View, models: Models) -> Seed | None:
+        trials = view.trials_of(self._target)
+        if not self._seeds:
+            return None
+        if sum(trial.seed_name is not None for trial in trials) < self._seeds:
+            links = self._seeds // len(self._space.precisions)
+            seed = (
+                next_link(self._space, view, self._target, models, limit=max(1, links))
+                or aimed(self._space, view, self._target, models)
+                or in_other_precisions(self._space, view, self._target, models)
+            )
+            if seed is not None:
+                return seed
+        return shared(self._space, view, self._target, models)
+
+    def _neighbour(self, number: int, view: View, models: Models) -> Seed | None:
         """Return an architecture not seen before next to a random point of the measured front, wider afield each try."""
         dice = random.Random(ask_seed(self._seed, self._target, number))
         # Parameters of a projected seed stand for another candidate than the one measured.
         parents = [t for t in search_front(view, self._target) if not (t.seed_name or "").endswith("~")]
-        seen = {trial.candidate.architecture for trial in view.trials_of(self._target)}
+        seen = view.identities_of(self._target)
         for attempt in range(NEIGHBOUR_TRIES if parents else 0):
             parent = dice.choice(parents)
             known = {name: float(str(value)) for name, value in parent.params.items()}
             params = self._space.perturb(known, dice=dice, scale=0.05 + 0.3 * attempt / NEIGHBOUR_TRIES)
-            candidate = self._space.decode(params)
-            if candidate.architecture not in seen and not candidate.is_dense(list(self._space.groups)):
+            candidate = self._space.decode(params, models)
+            if candidate.identity not in seen and not candidate.is_dense(list(self._space.groups)):
                 return Seed(f"near-{parent.number}", params, candidate)
         return None
 

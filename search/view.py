@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from pydantic import BaseModel
 
 from domain.build import Build, BuildResult, BuiltArtifact, CandidateRequest, FinalRequest, PrepareRequest
+from domain.formats import format_of
 from domain.job import Job, JobSpec
 from domain.measurement import CandidateTiming, Measured, MeasuredFile, Measurement
 from domain.outcome import Failed
 from domain.ports import JobSnapshot
 from domain.trial import Trial, TrialState
-
-MEASURED_FORMAT = "onnx"  # what every runtime in use today executes
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,21 @@ class View:
             found.setdefault(trial.target, []).append(trial)
         return found
 
+    @cached_property
+    def memory(self) -> dict[object, Any]:
+        """What functions of this snapshot found before, by whatever they like to call it: a turn asks many things twice."""
+        return {}
+
+    @cached_property
+    def _identities(self) -> dict[int, set[object]]:
+        return {
+            target: {trial.candidate.identity for trial in trials} for target, trials in self._trials_by_target.items()
+        }
+
+    def identities_of(self, target: int) -> Container[object]:
+        """Return the identities of all candidates a target was asked, to see whether one is new."""
+        return self._identities.get(target, frozenset())
+
     def trials_of(self, target: int) -> list[Trial]:
         """Return a target's trials in the order they were asked."""
         return self._trials_by_target.get(target, [])
@@ -88,8 +103,18 @@ class View:
     def dense_accuracy(self, target: int, precision: str | None = None) -> float:
         """Return the dense file's accuracy on the search split, in a precision or the target's first."""
         dense = self.dense_of(target)
-        own = deployable(dense, precision or self.spec.targets[target].precision[0]).accuracy_search
+        wanted = precision or self.spec.targets[target].precision[0]
+        own = deployable(dense, self.format_of(target), wanted).accuracy_search
         return dense.accuracy.search if own is None else own
+
+    def format_of(self, target: int) -> str:
+        """Return the format a target's runtime reads."""
+        return format_of(self.spec.targets[target].runtime)
+
+    def formats_of(self, batch: int) -> tuple[str, ...]:
+        """Return every format that targets of a batch read, in the order they do."""
+        asked = (format_of(target.runtime) for target in self.spec.targets if target.batch == batch)
+        return tuple(dict.fromkeys(asked))
 
     def precisions_of(self, batch: int) -> tuple[str, ...]:
         """Return every precision that targets of a batch ask for, in the order they do."""
@@ -141,14 +166,20 @@ def failure_of(work: Build | Measurement) -> Failed | None:
     return work.outcome if isinstance(work.outcome, Failed) else None
 
 
-def deployable(result: BuildResult, precision: str | None = None) -> BuiltArtifact:
-    """Return the file of a build that is measured and deployed; the dense model has one a precision."""
-    files = [a for a in result.artifacts if precision in {None, a.precision}] or list(result.artifacts)
-    return next((a for a in files if a.format == MEASURED_FORMAT), files[0])
+def deployable(result: BuildResult, format: str, precision: str | None = None) -> BuiltArtifact:
+    """Return the file of a build that is measured and deployed, in a target's format; the dense model has one a precision.
+
+    Raises:
+        LookupError: Where the build made no such file: it was asked for others.
+    """
+    for built in result.artifacts:
+        if built.format == format and precision in {None, built.precision}:
+            return built
+    raise LookupError(f"the build made no {format} file in {precision or 'any precision'}")
 
 
-def measured_file(result: BuildResult, precision: str | None = None) -> MeasuredFile:
-    built = deployable(result, precision)
+def measured_file(result: BuildResult, format: str, precision: str | None = None) -> MeasuredFile:
+    built = deployable(result, format, precision)
     return MeasuredFile(artifact=built.artifact, check=built.check)
 
 

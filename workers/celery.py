@@ -11,7 +11,6 @@ from typing import Any
 from celery import Celery
 
 CORE_PREFIX = "prune:core:"
-WAKE_EXPIRES_S = 60
 
 
 def make_app(broker_url: str, *, key_prefix: str = CORE_PREFIX, start_method: str = "fork") -> Celery:

@@ -17,11 +17,12 @@ from redis.retry import Retry
 
 from domain.errors import Unavailable
 from domain.messages import BrokerAddress
-from workers.celery import CORE_PREFIX, WAKE_EXPIRES_S, device_prefix, device_queue, make_app
+from workers.celery import CORE_PREFIX, device_prefix, device_queue, make_app
 
 log = logging.getLogger(__name__)
 
 MOST_DEVICE_PRODUCERS = 256
+MOST_CORE_WAKES = 32  # several workers read these queues, each takes one
 # Everything a worker needs and nothing that could name other devices' keys: SCAN, RANDOMKEY and DBSIZE ignore key patterns.
 COMMANDS = ("+@all", "-@admin", "-@dangerous", "+info", "-scan", "-randomkey", "-dbsize")
 
@@ -37,10 +38,10 @@ class CeleryLauncher:
         self._admin = _admin_client(broker_url)
 
     def wake_search(self) -> None:
-        self._wake(self._core, "search.wake", "search")
+        self._wake(self._core, CORE_PREFIX, "search.wake", "search", at_most=MOST_CORE_WAKES)
 
     def wake_builders(self) -> None:
-        self._wake(self._core, "build.wake", "build")
+        self._wake(self._core, CORE_PREFIX, "build.wake", "build", at_most=MOST_CORE_WAKES)
 
     def wake_device(self, device_id: str) -> None:
         app = self._devices.pop(device_id, None) or _producer(self._broker_url, device_prefix(device_id))
@@ -48,7 +49,7 @@ class CeleryLauncher:
         if len(self._devices) > MOST_DEVICE_PRODUCERS:
             _, oldest = self._devices.popitem(last=False)
             oldest.close()
-        self._wake(app, "measure.wake", device_queue(device_id))
+        self._wake(app, device_prefix(device_id), "measure.wake", device_queue(device_id), at_most=1)
 
     def admit_device(self, device_id: str, broker_secret: str) -> BrokerAddress:
         """Make the device's broker user and return its address.
@@ -111,10 +112,15 @@ class CeleryLauncher:
     def _acl(self, *words: str) -> Any:
         return self._admin.execute_command("ACL", *words)  # type: ignore[no-untyped-call]
 
-    @staticmethod
-    def _wake(app: Celery, task: str, queue: str) -> None:
+    def _wake(self, app: Celery, key_prefix: str, task: str, queue: str, *, at_most: int) -> None:
+        """Put a wake on a queue, unless enough of them wait there: whoever takes one of those finds this work as well.
+
+        So a queue that nobody reads stays short without an expiry, which a receiver would judge by its own clock, and one whose
+        clock is an hour ahead would throw every wake away.
+        """
         try:
-            app.send_task(task, queue=queue, expires=WAKE_EXPIRES_S, ignore_result=True, retry=False)
+            if self._admin.llen(f"{key_prefix}{queue}") < at_most:
+                app.send_task(task, queue=queue, ignore_result=True, retry=False)
         except (OperationalError, redis.RedisError, OSError) as error:
             log.warning("wake %s lost, the reaper will wake again: %s", task, error)
 

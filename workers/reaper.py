@@ -5,15 +5,45 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 
 from domain.errors import PruneloopError
+from domain.health import RECHECK_S
 from domain.ports import JobStore
+from domain.work import LEASE_S
 from workers.dispatch import CeleryLauncher
 
 log = logging.getLogger(__name__)
 
 USERS_EVERY_S = 5.0
+
+
+class Backoff:
+    """Lets a name through at once, then ever more rarely, until it is no longer asked for.
+
+    Args:
+        first_s: Until the second time; doubled from then on.
+        longest_s: The longest pause.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, first_s: float, longest_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._first_s = first_s
+        self._longest_s = longest_s
+        self._clock = clock
+        self._next: dict[str, tuple[float, float]] = {}  # name -> (when, the pause after that)
+
+    def due(self, names: Collection[str]) -> list[str]:
+        """Return those of the names whose time has come; one that is missing begins anew the next time."""
+        now_s = self._clock()
+        known = {name: self._next.get(name, (now_s, self._first_s)) for name in names}
+        let_through = [name for name in names if known[name][0] <= now_s]
+        for name in let_through:
+            pause_s = known[name][1]
+            known[name] = (now_s + pause_s, min(self._longest_s, pause_s * 2))
+        self._next = known
+        return let_through
 
 
 @dataclass
@@ -23,6 +53,8 @@ class Reaper:
     store: JobStore
     launcher: CeleryLauncher
     interval_s: float = 1.0
+    # A check takes its seconds, and one that cannot be told stays due: the device is not to measure nothing else meanwhile.
+    rechecks: Backoff = field(default_factory=lambda: Backoff(LEASE_S, RECHECK_S))
 
     def run(self, stop: threading.Event) -> None:
         users_at = 0.0
@@ -42,7 +74,7 @@ class Reaper:
             self.launcher.wake_search()
         if found.builds:
             self.launcher.wake_builders()
-        for device_id in found.device_ids:
+        for device_id in {*found.device_ids, *self.rechecks.due(found.recheck_ids)}:
             self.launcher.wake_device(device_id)
         if found.expired or found.poisoned:
             log.info("reaper: %s leases expired, %s poisoned", found.expired, found.poisoned)

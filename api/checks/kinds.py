@@ -11,9 +11,11 @@ from api.checks.onnx_file import check_onnx
 from api.checks.weights import check_weights
 from domain.artifact import ArtifactKind
 from domain.errors import Invalid
+from domain.ncnn_file import check as check_ncnn
 
-CHECKS: dict[ArtifactKind, Callable[[Path], None]] = {
+CHECKS: dict[ArtifactKind, Callable[[Path], object]] = {
     ArtifactKind.ONNX: check_onnx,
+    ArtifactKind.NCNN: check_ncnn,
     ArtifactKind.WEIGHTS: check_weights,
     ArtifactKind.DATA: check_npz,
 }

@@ -78,7 +78,10 @@ def get_device(deps: Deps, device_id: DevicePathId) -> Device:
     "/{device_id}/health",
     operation_id="reportHealth",
     summary="A device tells a check of its golden model",
-    description="Judged by the history of the device: out of its band twice in a row, or wrong once, it is quarantined.",
+    description=(
+        "Judged by the history of the device: out of its band twice in a row, or wrong once, it is quarantined; "
+        "where that is not the main runtime, only the runtime is lost."
+    ),
     openapi_extra=request_body(HealthCheck),
 )
 def report_health(deps: Deps, own_id: OwnDeviceId, device_id: DevicePathId, body: Checked) -> HealthAnswer:
@@ -113,7 +116,7 @@ def pause_device(deps: Deps, device_id: DevicePathId, body: Note) -> Device:
 @router.post(
     "/{device_id}/resume",
     operation_id="resumeDevice",
-    summary="Take measurements again; also clears a quarantine",
+    summary="Take measurements again; also clears a quarantine and lost runtimes",
     dependencies=[Depends(require_admin)],
     openapi_extra=request_body(DeviceNote, is_optional=True),
 )

@@ -46,10 +46,13 @@ def claim_measurement(deps: Deps, own_id: OwnDeviceId, device_id: DevicePathId, 
     if device.state is not DeviceState.ACTIVE:
         return ClaimAnswer(
             reason=f"this device is {device.state.value}: {device.note or 'ask the operator to resume it'}",
-            check_health=device.state is DeviceState.QUARANTINED and deps.store.is_health_check_due(own_id),
+            check_health=deps.store.is_health_check_due(own_id),
         )
     claim = deps.store.claim_measurement(own_id, lease_s=LEASE_S)
-    return ClaimAnswer(claim=claim, reason=None if claim else "nothing waits for this device")
+    if claim is not None:
+        return ClaimAnswer(claim=claim)
+    is_due = bool(device.lost_runtimes) and deps.store.is_health_check_due(own_id)
+    return ClaimAnswer(reason="nothing waits for this device", check_health=is_due)
 
 
 @router.post(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from client.commands.shared import FAILED, OK, Json, make_console, say, write_json
+from client.commands.shared import FAILED, OK, Json, labels_of, make_console, say, write_json
 
 STYLE_OF_LEVEL = {"ok": "green", "missing": "dim", "warning": "yellow", "error": "red"}
 
@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 def join(
     server: Annotated[str, typer.Option("--server", help="URL of the server.")],
-    token: Annotated[str, typer.Option("--token", help="Join token of `POST /v1/join_tokens`.")],
+    token: Annotated[str, typer.Option("--token", help="Join token of `pruneloop devices add`.")],
     name: Annotated[str, typer.Option("--name", help="Default: this machine's name.")] = "",
     label: Annotated[list[str] | None, typer.Option("--label", help="key=value; may be given again.")] = None,
     state_dir: StateDir = None,
@@ -38,8 +38,7 @@ def join(
     """Join this machine as a device, once."""
     from workers.agent.__main__ import join as join_server
 
-    labels = dict(_label(text) for text in label or [])
-    identity = join_server(server, token, name, labels, state_dir)
+    identity = join_server(server, token, name, labels_of(label), state_dir)
     if as_json:
         write_json({"device_id": identity.device_id, "name": identity.name, "server_url": identity.server_url})
         return
@@ -68,10 +67,3 @@ def doctor(state_dir: StateDir = None, as_json: Json = False) -> None:
             )
             console.print(finding.detail, markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(OK if diagnosis.is_fit else FAILED)
-
-
-def _label(text: str) -> tuple[str, str]:
-    key, sign, value = text.partition("=")
-    if not sign or not key:
-        raise typer.BadParameter(f"{text} is not key=value", param_hint="--label")
-    return key, value

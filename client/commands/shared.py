@@ -25,6 +25,7 @@ __all__ = [
     "connect",
     "emit",
     "exit_code_of",
+    "labels_of",
     "make_console",
     "show_error",
     "write_json",
@@ -73,6 +74,17 @@ def show_error(error: PruneloopError) -> None:
     if isinstance(error, Invalid):
         for field in error.fields:
             sys.stderr.write(f"  {field.field}: {field.message}\n")
+
+
+def labels_of(texts: Sequence[str] | None) -> dict[str, str]:
+    """Return the labels that ``--label`` was given. Raises BadParameter where one is not key=value."""
+    labels = {}
+    for text in texts or ():
+        key, sign, value = text.partition("=")
+        if not sign or not key:
+            raise typer.BadParameter(f"{text} is not key=value", param_hint="--label")
+        labels[key] = value
+    return labels
 
 
 def exit_code_of(error: PruneloopError) -> int:

@@ -14,14 +14,17 @@ from torch import Tensor, nn
 
 from domain.artifact import ArtifactKind
 from domain.errors import PruneloopError
-from pruning.exporters.onnx import ExportFailed, OnnxExporter
+from domain.ports import Hold
+from pruning.exporters.ncnn import NcnnExporter
+from pruning.exporters.onnx import OnnxExporter
+from pruning.exporters.outputs import ExportFailed
 from pruning.plugins import Plugin, Registry
 
 __all__ = ["EXPORTERS", "ExportFailed", "Exporter", "exporter_names", "exporter_plugins", "make_exporter"]
 
 
 class Exporter(Protocol):
-    """Makes and runs files of one format."""
+    """Makes and runs files of one format; ``domain.formats`` says what a built-in one can hold."""
 
     format: str
     kind: ArtifactKind
@@ -34,7 +37,17 @@ class Exporter(Protocol):
         """
         ...
 
-    def run(self, file: bytes, inputs: Tensor, *, threads: int) -> Tensor:
+    def in_precision(
+        self, file: bytes, precision: str, *, model: nn.Module, example: Tensor, calibration: Tensor, hold: Hold
+    ) -> bytes:
+        """Return an fp32 file in another precision; ``model`` and ``example`` are what it was exported from.
+
+        Raises:
+            Invalid, ExportFailed: Where it cannot be.
+        """
+        ...
+
+    def run(self, file: bytes, inputs: Tensor, *, threads: int, precision: str = "fp32") -> Tensor:
         """Run a file in its runtime on inputs ``(N, ...)``, in batches of its own size; returns ``(N, classes)``."""
         ...
 
@@ -47,7 +60,9 @@ class Exporter(Protocol):
         ...
 
 
-EXPORTERS: Registry[Exporter] = Registry("pruneloop.exporters", "exporter", "exports", {"onnx": OnnxExporter})
+EXPORTERS: Registry[Exporter] = Registry(
+    "pruneloop.exporters", "exporter", "exports", {"ncnn": NcnnExporter, "onnx": OnnxExporter}
+)
 
 
 def exporter_names() -> tuple[str, ...]:

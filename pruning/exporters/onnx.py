@@ -16,17 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from domain.artifact import ArtifactKind
-from domain.errors import PruneloopError
+from domain.ports import Hold
+from pruning.exporters.outputs import ExportFailed, check_outputs
+from pruning.exporters.precision import in_precision
 
 OPSET = 17
-RELATIVE_TOLERANCE = 1e-3
-ABSOLUTE_TOLERANCE = 1e-4  # of the outputs' largest value
-
-
-class ExportFailed(PruneloopError):
-    """A file could not be made, is not valid, or does not give what the module gives."""
-
-    default_code = "export_failed"
 
 
 class OnnxExporter:
@@ -63,7 +57,14 @@ class OnnxExporter:
             raise ExportFailed(f"The ONNX file is not valid: {str(error).splitlines()[0]}") from error
         return file
 
-    def run(self, file: bytes, inputs: Tensor, *, threads: int) -> Tensor:
+    def in_precision(
+        self, file: bytes, precision: str, *, model: nn.Module, example: Tensor, calibration: Tensor, hold: Hold
+    ) -> bytes:
+        del model, example
+        return in_precision(file, precision, calibration, hold=hold)
+
+    def run(self, file: bytes, inputs: Tensor, *, threads: int, precision: str = "fp32") -> Tensor:
+        del precision  # the file's own nodes say it
         session = _session(file, threads)
         batch = int(session.get_inputs()[0].shape[0])
         values = inputs.float().cpu().numpy()
@@ -75,18 +76,7 @@ class OnnxExporter:
         return torch.from_numpy(np.concatenate(outputs))
 
     def check(self, file: bytes, inputs: Tensor, outputs: Tensor) -> Mapping[str, np.ndarray]:
-        given = self.run(file, inputs, threads=1).numpy()
-        wanted = outputs.float().cpu().numpy()
-        scale = float(np.abs(wanted).max())
-        if given.shape != wanted.shape or not np.allclose(
-            given, wanted, rtol=RELATIVE_TOLERANCE, atol=ABSOLUTE_TOLERANCE * max(scale, 1e-6)
-        ):
-            worst = float(np.abs(given - wanted).max()) if given.shape == wanted.shape else float("nan")
-            raise ExportFailed(
-                f"The ONNX file gives other outputs than the module: off by {worst:.3g} where the largest is {scale:.3g}.",
-                code="export_differs",
-            )
-        return {"input_input": inputs.float().cpu().numpy(), "output_output": wanted}
+        return check_outputs("ONNX", self.run(file, inputs, threads=1), inputs, outputs)
 
 
 def _session(file: bytes, threads: int) -> onnxruntime.InferenceSession:

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from domain.errors import FieldProblem, Invalid
 from domain.ports import BuildAbandoned, Hold
-from pruning.exporters.onnx import ExportFailed
+from pruning.exporters.outputs import ExportFailed
 
 PRECISIONS = ("fp32", "fp16", "int8")
 CALIBRATION_SAMPLES = 256

@@ -10,6 +10,7 @@ from domain.errors import FieldProblem, Invalid
 from domain.job import ModelSpec
 from pruning.models.plain import ConvNet, MobileNet
 from pruning.models.resnet import ResNet
+from pruning.models.vit import VisionTransformer
 from pruning.plugins import Plugin, Registry
 
 __all__ = ["MODELS", "build_model", "model_names", "model_plugins"]
@@ -21,6 +22,7 @@ MODELS: Registry[nn.Module] = Registry(
     {
         "convnet": ConvNet,
         "mobilenet": MobileNet,
+        "vit": VisionTransformer,
         **{f"resnet{6 * blocks + 2}": partial(ResNet, blocks) for blocks in (1, 2, 3, 5, 9)},
     },
 )

@@ -13,10 +13,11 @@ from benchmarks.tiny_onnx import write_conv_net
 from workers.agent.checks import read_check, verify
 from workers.agent.runtimes.base import Runtime, RuntimeMissing, TensorSpec
 from workers.agent.runtimes.contract import KnownFile, RuntimeContract
-from workers.agent.runtimes.names import BUILT_IN_RUNTIMES
+from workers.agent.runtimes.names import BUILT_IN_RUNTIMES, TORCH_RUNTIMES
 from workers.agent.runtimes.onnxruntime import PROVIDERS, OnnxRuntime
 from workers.agent.runtimes.openvino import OpenVino
-from workers.agent.runtimes.registry import BUILT_IN
+from workers.agent.runtimes.outside import OUTSIDE
+from workers.agent.runtimes.registry import BUILT_IN, get_runtime
 
 
 def conv_net(folder: Path, *, batch: int | None = None) -> KnownFile:
@@ -132,9 +133,10 @@ def test_a_job_may_ask_for_every_runtime_without_one_being_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert set(done.stdout.split()) >= {*BUILT_IN_RUNTIMES, "replay"}
+    assert set(done.stdout.split()) >= {*BUILT_IN_RUNTIMES, *TORCH_RUNTIMES, "replay"}
 
 
 def test_every_name_a_job_may_use_is_one_the_agent_has() -> None:
     assert sorted(BUILT_IN) == sorted(BUILT_IN_RUNTIMES)
-    assert all(make().name == name for name, make in BUILT_IN.items())
+    assert sorted(entry.name for entry in OUTSIDE) == sorted(TORCH_RUNTIMES)
+    assert all(get_runtime(name).name == name for name in (*BUILT_IN_RUNTIMES, *TORCH_RUNTIMES))

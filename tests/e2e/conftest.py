@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,11 +75,12 @@ class System:
         return self.process.wait(60)
 
 
-@pytest.fixture(scope="session")
-def system() -> Iterator[System]:
+@contextmanager
+def started(*options: str) -> Iterator[System]:
+    """Run the whole system in a folder of its own."""
     data_dir = Path(tempfile.mkdtemp(prefix="pl-e2e-"))
     data_dir.chmod(0o755)
-    system = System(data_dir)
+    system = System(data_dir, options=options)
     system.up()
     yield system
     if system.process is not None and system.process.poll() is None:
@@ -87,3 +89,9 @@ def system() -> Iterator[System]:
     stop_valkey(folders)
     stop_postgres(folders)
     shutil.rmtree(data_dir, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def system() -> Iterator[System]:
+    with started() as running:
+        yield running

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -29,11 +27,10 @@ from domain.job import DataSpec, DeviceSelector, JobSpec, JobVerb, ModelSpec, Ta
 from domain.measurement import MeasuredFile, Measurement, MeasurementPlan, MeasurementRequest
 from domain.ports import NewMeasurement, SearchLease
 from domain.work import WorkState
-from tests.e2e.conftest import System
+from tests.e2e.conftest import System, started
 from tests.hardware.emulated_board import EmulatedBoard, missing_tools
 from workers.servers.folders import prepare_folders
-from workers.servers.postgres import start_postgres, stop_postgres
-from workers.servers.valkey import stop_valkey
+from workers.servers.postgres import start_postgres
 
 ASKED = "PRUNELOOP_TEST_ARM"  # set by `make test-arm`: then a missing tool is a failure, not a reason to skip
 PATIENCE_S = 240.0
@@ -60,17 +57,8 @@ def board(tools: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emu
 
 @pytest.fixture(scope="session")
 def server(tools: None) -> Iterator[System]:
-    data_dir = Path(tempfile.mkdtemp(prefix="pl-arm-"))
-    data_dir.chmod(0o755)
-    system = System(data_dir, options=("--no-agent",))
-    system.up()
-    yield system
-    if system.process is not None and system.process.poll() is None:
-        system.signal(signal.SIGTERM)
-    folders = prepare_folders(data_dir)
-    stop_valkey(folders)
-    stop_postgres(folders)
-    shutil.rmtree(data_dir, ignore_errors=True)
+    with started("--no-agent") as running:
+        yield running
 
 
 @dataclass
@@ -124,12 +112,12 @@ class Desk:
     """Puts measurements into the tables as the search does, and reads what became of them."""
 
     def __init__(
-        self, store: SqlJobStore, artifacts: FileArtifactStore, client: PruneloopClient, device_id: str
+        self, store: SqlJobStore, artifacts: FileArtifactStore, client: PruneloopClient, selector: DeviceSelector
     ) -> None:
         self._store = store
         self._artifacts = artifacts
         self._client = client
-        self._selector = DeviceSelector(id=device_id)
+        self._selector = selector
         self.lease = self._take_job()
 
     @property
@@ -147,6 +135,10 @@ class Desk:
                 return lease
             self._store.apply_verb(job.id, JobVerb.CANCEL)
         raise AssertionError("the search worker was quicker ten times")
+
+    def checks(self, device: Device) -> int:
+        """Return how often the device's golden model was measured so far."""
+        return len(self._store.health(device.id).items)
 
     def close(self) -> None:
         self._store.apply_verb(self.job_id, JobVerb.CANCEL)
@@ -193,7 +185,7 @@ class Desk:
 def desk(server: System, agent: Agent) -> Iterator[Desk]:
     engine = make_engine(start_postgres(prepare_folders(server.data_dir)))
     artifacts = FileArtifactStore(server.data_dir / "artifacts")
-    made = Desk(SqlJobStore(engine), artifacts, agent.client, agent.device.id)
+    made = Desk(SqlJobStore(engine), artifacts, agent.client, DeviceSelector(id=agent.device.id))
     yield made
     made.close()
     engine.dispose()

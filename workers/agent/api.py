@@ -14,6 +14,7 @@ from typing import TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
+from domain.device import Device
 from domain.errors import (
     Conflict,
     Forbidden,
@@ -121,6 +122,10 @@ class AgentApi:
         """Tell a check of the golden model; the server judges it. Raises Unavailable, NotFound on an older server."""
         return self._ask("POST", f"/v1/devices/{device_id}/health", check, HealthAnswer, tries=2)
 
+    def device(self, device_id: str) -> Device:
+        """Return this device as the server sees it: state, note, lost runtimes."""
+        return self._ask("GET", f"/v1/devices/{device_id}", None, Device, tries=1)
+
     def is_healthy(self) -> bool:
         try:
             return self._client.get("/healthz").status_code == httpx.codes.OK
@@ -143,7 +148,7 @@ class AgentApi:
         except httpx.TransportError as error:
             raise _away(self._client.base_url, error) from error
 
-    def _ask(self, method: str, path: str, body: BaseModel, answer: type[Answer], *, tries: int) -> Answer:
+    def _ask(self, method: str, path: str, body: BaseModel | None, answer: type[Answer], *, tries: int) -> Answer:
         response = self._send(method, path, body, tries=tries)
         try:
             return answer.model_validate_json(response.content)
@@ -153,8 +158,8 @@ class AgentApi:
                 code="bad_answer",
             ) from error
 
-    def _send(self, method: str, path: str, body: BaseModel, *, tries: int) -> httpx.Response:
-        content = body.model_dump_json()
+    def _send(self, method: str, path: str, body: BaseModel | None, *, tries: int) -> httpx.Response:
+        content = None if body is None else body.model_dump_json()
         for attempt in range(tries):
             if attempt:
                 pause_s = min(LONGEST_PAUSE_S, PAUSE_S * 2**attempt)

@@ -18,6 +18,7 @@ from workers.agent.observers import default_observers, observe
 from workers.agent.presence import Presence
 from workers.agent.replay.device import describe_replay, make_replay
 from workers.agent.replay.recording import RecordingRunner
+from workers.agent.runtimes.names import TORCH_RUNTIMES
 from workers.agent.sandbox import SandboxLimits, SandboxRunner
 from workers.agent.session import AgentSession
 from workers.agent.settings import AgentSettings, Identity
@@ -88,7 +89,8 @@ def make_session(settings: AgentSettings, identity: Identity) -> AgentSession:
             lambda: [
                 found.name
                 for found in probe_runtimes(interpreter=settings.interpreter)
-                if found.available and READS in found.formats
+                # torch takes seconds to start, and half a minute where it compiles: checked once it is used.
+                if found.available and READS in found.formats and found.name not in TORCH_RUNTIMES
             ],
             every=settings.health_every,
         ),

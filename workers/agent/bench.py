@@ -99,6 +99,7 @@ def bench(
         "verdict": str(result.verdict),
         "latency_ms": result.latency_ms,
         "latency_ci_ms": list(result.latency_ci_ms),
+        "throughput_per_s": result.throughput_per_s,
         "baseline_latency_ms": outcome.baseline.latency_ms,
         "pairs": result.pairs,
         "is_noisy": result.is_noisy,
@@ -113,7 +114,7 @@ def _reference(path: Path) -> ArtifactRef:
     kind = path.suffix.removeprefix(".").lower()
     if kind not in {str(member) for member in ArtifactKind}:
         raise Invalid(
-            f"{path}: files of kind {kind or '(none)'} are not timed; give an .onnx file.",
+            f"{path}: files of kind {kind or '(none)'} are not timed; give an .onnx or .ncnn file.",
             fields=(FieldProblem(field=str(path), message="not a deployable file"),),
         )
     try:

@@ -217,7 +217,7 @@ def _measure(job: ChildJob, place: _Place) -> MeasurementOutcome:
         warnings.append("the device throttled while measuring: let it cool, or give it a fan")
     elif cool_down.slept_s:
         warnings.append(f"the device throttled and cooled down for {cool_down.slept_s:.1f} s in between")
-    return _measured(files, timed, request.plan.confidence, place, conditions, tuple(warnings))
+    return _measured(files, timed, request, place, conditions, tuple(warnings))
 
 
 def _load_all(files: list[_File], runtime: Runtime, job: ChildJob, place: _Place, warnings: list[str]) -> None:
@@ -273,7 +273,7 @@ def _feeds(file: _File, session: RuntimeSession, request: MeasurementRequest) ->
 def _measured(
     files: list[_File],
     timed: Pass,
-    confidence: float,
+    request: MeasurementRequest,
     place: _Place,
     conditions: dict[str, JsonValue],
     warnings: tuple[str, ...],
@@ -287,9 +287,10 @@ def _measured(
         candidates.append(
             CandidateTiming(
                 digest=file.asked.artifact.digest,
-                timing=_timing(file, side, confidence),
+                timing=_timing(file, side, request),
                 latency_ms=baseline_ms / ratio.value,
                 latency_ci_ms=(baseline_ms / ratio.high, baseline_ms / ratio.low),
+                throughput_per_s=_per_second(request.batch, baseline_ms / ratio.value),
                 speedup=ratio.value,
                 speedup_ci=(ratio.low, ratio.high),
                 verdict=ratio.verdict,
@@ -301,7 +302,7 @@ def _measured(
             )
         )
     return Measured(
-        baseline=_timing(files[BASELINE], timed.baseline, confidence),
+        baseline=_timing(files[BASELINE], timed.baseline, request),
         candidates=tuple(candidates),
         conditions=conditions,
         stages_s=place.stages_s,
@@ -313,14 +314,16 @@ def _samples(pairs: Pairs) -> Samples:
     return pack_samples(np.asarray(pairs.baseline_ms), np.asarray(pairs.candidate_ms), np.asarray(pairs.start_s))
 
 
-def _timing(file: _File, side: Contender, confidence: float) -> FileTiming:
+def _timing(file: _File, side: Contender, request: MeasurementRequest) -> FileTiming:
     blocks_ms = np.asarray(side.block_ms)
+    latency_ms = float(np.median(blocks_ms))
     p50_ms, p90_ms, p99_ms = percentiles(np.asarray(side.single_ms))
     return FileTiming(
         load_ms=float(np.median(file.load_ms)),  # the median: the first one pays what the whole process pays once
         first_ms=float(np.median(file.first_ms)),
-        latency_ms=float(np.median(blocks_ms)),
-        latency_ci_ms=median_interval(blocks_ms, confidence=confidence),
+        latency_ms=latency_ms,
+        latency_ci_ms=median_interval(blocks_ms, confidence=request.plan.confidence),
+        throughput_per_s=_per_second(request.batch, latency_ms),
         p50_ms=p50_ms,
         p90_ms=p90_ms,
         p99_ms=p99_ms,
@@ -328,6 +331,10 @@ def _timing(file: _File, side: Contender, confidence: float) -> FileTiming:
         peak_memory_bytes=file.peak_memory_bytes,
         energy_mj=file.energy_mj,
     )
+
+
+def _per_second(batch: int, latency_ms: float) -> float | None:
+    return batch * 1000.0 / latency_ms if latency_ms > 0 else None
 
 
 def _is_on_gpu(session: RuntimeSession) -> bool:

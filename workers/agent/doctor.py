@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from domain.device import Inventory
+from domain.device import Device, DeviceState, Inventory, QuarantineCause
 from domain.errors import NotFound, PruneloopError, Unavailable
 from domain.messages import HeartbeatRequest
 from workers.agent import quiet
@@ -127,6 +127,21 @@ def _quiet(settings: AgentSettings) -> Finding:
         return Finding(name="quiet lock", level=Level.ERROR, detail=f"{error}; set PRUNELOOP_AGENT_QUIET_FILE")
 
 
+def _standing(device: Device) -> list[Finding]:
+    """Say what the server holds against this device."""
+    findings = []
+    if device.state is not DeviceState.ACTIVE:
+        detail = f"{device.state.value}, takes no work: {device.note or 'ask the operator to resume it'}"
+        findings.append(Finding(name="state", level=Level.WARNING, detail=detail))
+    for name, lost in sorted(device.lost_runtimes.items()):
+        ends = (
+            "it is checked again from time to time" if lost.cause is QuarantineCause.LATENCY else "mend it, then resume"
+        )
+        detail = f"takes no work ({ends}; the others do): {lost.reason}"
+        findings.append(Finding(name=f"golden model with {name}", level=Level.WARNING, detail=detail))
+    return findings
+
+
 def _server(settings: AgentSettings) -> list[Finding]:
     try:
         identity = Identity.load(settings.state_dir)
@@ -137,10 +152,12 @@ def _server(settings: AgentSettings) -> list[Finding]:
     try:
         with make_api(settings, identity) as api:
             answer = api.heartbeat(identity.device_id, HeartbeatRequest())
+            device = api.device(identity.device_id)
     except PruneloopError as error:
         return [Finding(name="server", level=Level.ERROR, detail=error.message)]
     offset_s = time.time() - answer.server_time.timestamp()
     findings = [Finding(name="server", level=Level.OK, detail=f"{identity.server_url} knows us as {identity.name}")]
+    findings += _standing(device)
     if abs(offset_s) > 2:
         findings.append(
             Finding(name="clock", level=Level.WARNING, detail=f"{offset_s:+.1f} s off the server's; leases do not care")

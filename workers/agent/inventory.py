@@ -14,14 +14,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
-from pydantic import JsonValue, TypeAdapter, ValidationError
+from pydantic import JsonValue, ValidationError
 
 from domain.device import Inventory, RuntimeInfo
 from workers.agent.child import child_environment
-from workers.agent.runtimes.registry import find_runtimes
+from workers.agent.runtimes.registry import probe_each
 
-RUNTIMES: TypeAdapter[tuple[RuntimeInfo, ...]] = TypeAdapter(tuple[RuntimeInfo, ...])
 PROBE_TIMEOUT_S = 120.0
+# How a line of the probing process begins; runtimes print what they like in between.
+ASKING, TOLD = b"pruneloop-asking", b"pruneloop-told"
 CPU_NAMES = ("model name", "Model", "Hardware", "Processor")  # x86; then what ARM kernels say, best first
 BOARD = "proc/device-tree/model"
 
@@ -57,21 +58,56 @@ def collect_inventory(
 def probe_runtimes(
     *, interpreter: Sequence[str] = (sys.executable,), environment: Mapping[str, str] | None = None
 ) -> tuple[RuntimeInfo, ...]:
-    """Ask every runtime, in another process, whether it works. Never raises."""
+    """Ask every runtime, in another process, whether it works. Never raises.
+
+    One that takes that process down is named with how it ended; the others are asked again without it.
+    """
+    fatal: dict[str, RuntimeInfo] = {}
+    while True:
+        found, asked, ended = _ask(interpreter, child_environment(environment or {}), tuple(fatal))
+        if ended is None:
+            return (*found, *fatal.values())
+        if asked is None or asked in fatal:
+            detail = f"asking the runtimes failed: {ended}; uninstall the plug-in that was added last"
+            return (RuntimeInfo(name="onnxruntime", available=False, detail=detail), *fatal.values())
+        detail = f"asking whether it works failed: {ended}; mend or uninstall it"
+        fatal[asked] = RuntimeInfo(name=asked, available=False, detail=detail)
+
+
+def _ask(
+    interpreter: Sequence[str], environment: Mapping[str, str], skip: Sequence[str]
+) -> tuple[list[RuntimeInfo], str | None, str | None]:
+    """Return what was told, the runtime asked last where there was no answer, and how the process ended unless well."""
+    command = [*interpreter, "-P", "-m", "workers.agent.inventory", *skip]
+    ended: str | None = None
     try:
         done = subprocess.run(
-            [*interpreter, "-P", "-m", "workers.agent.inventory"],
+            command,
             capture_output=True,
-            env=child_environment(environment or {}),
+            env=dict(environment),
             cwd="/",
             stdin=subprocess.DEVNULL,
             timeout=PROBE_TIMEOUT_S,
-            check=True,
         )
-        return RUNTIMES.validate_json(done.stdout.splitlines()[-1])
-    except (OSError, subprocess.SubprocessError, ValidationError, IndexError) as error:
-        detail = f"asking the runtimes failed: {error}; uninstall the plug-in that was added last"
-        return (RuntimeInfo(name="onnxruntime", available=False, detail=detail),)
+        output = done.stdout
+        if done.returncode:
+            ended = f"its process ended with {done.returncode}" + (" (a signal)" if done.returncode < 0 else "")
+    except subprocess.TimeoutExpired as error:
+        output, ended = error.stdout or b"", f"no answer within {PROBE_TIMEOUT_S:.0f} s"
+    except OSError as error:
+        return [], None, str(error)
+    found, asked = [], None
+    for line in output.splitlines():
+        kind, _, text = line.partition(b" ")
+        try:
+            if kind == ASKING:
+                asked = text.decode()
+            elif kind == TOLD:
+                found.append(RuntimeInfo.model_validate_json(text))
+                asked = None
+        except (ValidationError, UnicodeDecodeError) as error:
+            return found, asked, str(error)
+    return found, asked, ended
 
 
 def agent_version() -> str:
@@ -111,5 +147,15 @@ def _text(path: Path) -> str:
         return ""
 
 
+def _main() -> None:
+    def tell(kind: bytes, text: str) -> None:
+        sys.stdout.buffer.write(kind + b" " + text.encode() + b"\n")
+        sys.stdout.buffer.flush()  # what comes next may be this process's last act
+
+    for name, probe in probe_each(skip=sys.argv[1:]):
+        tell(ASKING, name)
+        tell(TOLD, probe().model_dump_json())
+
+
 if __name__ == "__main__":
-    sys.stdout.write(RUNTIMES.dump_json(find_runtimes().probe()).decode() + "\n")
+    _main()

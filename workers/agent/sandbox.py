@@ -22,7 +22,7 @@ from domain.outcome import Blame, Failed
 from workers.agent.affinity import CoreLoad, choose_cores
 from workers.agent.carry_out import BASELINE, ChildJob, failure
 from workers.agent.child import Ended, MeasuredProcess, child_environment
-from workers.agent.observers import Observer, observe
+from workers.agent.observers import Observer, observe, throttled_between
 
 OUTCOME: TypeAdapter[MeasurementOutcome] = TypeAdapter(MeasurementOutcome)
 POLL_S = 0.1  # how soon a cancellation or too much memory is seen
@@ -125,6 +125,8 @@ class SandboxRunner:
             self.warm()
         if isinstance(outcome, Measured):
             after, later_warnings = observe(self._observers)
+            throttled = throttled_between(before, after)
+            later_warnings += () if throttled is None else (throttled,)
             outcome = outcome.model_copy(
                 update={
                     "conditions": {**self._facts, **outcome.conditions, "before": before, "after": after},

@@ -28,7 +28,6 @@ from workers.agent.settings import STATE_DIR_VARIABLE, AgentSettings, Identity
 log = logging.getLogger(__name__)
 
 TASK = "measure.wake"
-WAKE_EXPIRES_S = 60
 DRAIN_VARIABLE = "PRUNELOOP_DRAIN_FILE"
 DRAIN_FILE = "drain"
 
@@ -86,7 +85,7 @@ def wake() -> dict[str, int]:
 def publish_wake(app: Any) -> None:
     """Put a wake on our own queue; a lost one is the reaper's to replace."""
     try:
-        app.send_task(TASK, queue=app.conf.task_default_queue, expires=WAKE_EXPIRES_S, ignore_result=True, retry=False)
+        app.send_task(TASK, queue=app.conf.task_default_queue, ignore_result=True, retry=False)
     except (OperationalError, OSError) as error:
         log.warning("wake not published: %s", error)
 
@@ -133,7 +132,7 @@ def _connect(app: Celery, drain_file: Path) -> list[Callable[..., None]]:
     """Connect to the worker's life; the handlers live as long as the list does (Celery keeps weak references)."""
 
     def on_ready(**_: object) -> None:
-        publish_wake(app)  # whatever was waked while we were away has expired
+        publish_wake(app)  # a broker that forgot its queues has no wake for us
 
     def on_shutting_down(**_: object) -> None:
         drain_file.touch()

@@ -106,12 +106,68 @@ class _Marked:
         if self._runs > 3:
             self._vice()
 """
+# ONNX Runtime on a machine that is so many times slower at everything.
+PACED = """
+import os
+from workers.agent.runtimes.onnxruntime import OnnxRuntime
+
+
+class Paced(OnnxRuntime):
+    name = "paced"
+
+    def __init__(self):
+        super().__init__("onnxruntime")
+
+    def load(self, path, *, threads, precision, batch):
+        session = super().load(path, threads=threads, precision=precision, batch=batch)
+        return _Slowed(session, int(os.environ["PACED_RUNS"]))
+
+
+class _Slowed:
+    def __init__(self, session, times):
+        self._session, self._times = session, times
+
+    def __getattr__(self, name):
+        return getattr(self._session, name)
+
+    def run(self):
+        for _ in range(self._times):
+            self._session.run()
+"""
+# ONNX Runtime with an operator set of its own: what the golden model needs is not in it.
+NARROW = """
+from workers.agent.health import DIGESTS
+from workers.agent.runtimes.onnxruntime import OnnxRuntime
+from domain.artifact import digest_of_file
+
+
+class Narrow(OnnxRuntime):
+    name = "narrow"
+
+    def __init__(self):
+        super().__init__("onnxruntime")
+
+    def load(self, path, *, threads, precision, batch):
+        if digest_of_file(path) in DIGESTS.values():
+            raise RuntimeError("MatMul is not implemented here")
+        return super().load(path, threads=threads, precision=precision, batch=batch)
+"""
 VICES = ("nothing", "hang", "segfault", "kill", "leave", "throw", "chat", "hoard", "gulp", "breed")
 
 
 def install_frail(folder: Path) -> Path:
     """Lay out the one runtime that is well but for marked files; return the folder, to be put on PYTHONPATH."""
     return _lay_out(folder, "frail = frail_plugin:Frail\n")
+
+
+def install_paced(folder: Path) -> Path:
+    """Lay out the runtime whose speed ``PACED_RUNS`` says; return the folder, to be put on PYTHONPATH."""
+    return _lay_out(folder, "paced = paced_plugin:Paced\n")
+
+
+def install_bad_golden(folder: Path) -> Path:
+    """Lay out a runtime that takes any file but the golden model's; return the folder, to be put on PYTHONPATH."""
+    return _lay_out(folder, "narrow = narrow_plugin:Narrow\n")
 
 
 def install(folder: Path) -> Path:
@@ -124,6 +180,8 @@ def _lay_out(folder: Path, entries: str) -> Path:
     info.mkdir(parents=True)
     (folder / "vices_plugin.py").write_text(CODE)
     (folder / "frail_plugin.py").write_text(FRAIL)
+    (folder / "paced_plugin.py").write_text(PACED)
+    (folder / "narrow_plugin.py").write_text(NARROW)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: vices\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[pruneloop.runtimes]\n{entries}")
     return folder

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import httpx
@@ -102,12 +102,20 @@ class RealServer:
         return ref
 
     def add(
-        self, device_id: str, baseline: MeasuredFile, candidate: MeasuredFile, plan: MeasurementPlan, runtime: str
+        self,
+        device: str | DeviceSelector,
+        baseline: MeasuredFile,
+        candidate: MeasuredFile,
+        plan: MeasurementPlan,
+        runtime: str,
+        batch: int = 1,
     ) -> Measurement:
-        """Ask a device for a measurement; the reaper wakes it."""
+        """Ask a device, by its id, or any of a class for a measurement; the reaper wakes whoever may do it."""
         self._keys += 1
-        request = MeasurementRequest(runtime=runtime, baseline=baseline, candidates=(candidate,), plan=plan)
-        selector = DeviceSelector(id=device_id)
+        request = MeasurementRequest(
+            runtime=runtime, batch=batch, baseline=baseline, candidates=(candidate,), plan=plan
+        )
+        selector = DeviceSelector(id=device) if isinstance(device, str) else device
         return self.store.add_measurement(
             self.lease, NewMeasurement(key=f"m{self._keys}", target=0, selector=selector, request=request)
         )
@@ -163,7 +171,9 @@ class RealServer:
 class RealAgent:
     """A device that joined by the command line, with what its environment says."""
 
-    def __init__(self, server: RealServer, folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, server: RealServer, folder: Path, environment: Mapping[str, str], labels: Sequence[str] = ()
+    ) -> None:
         self.state_dir = folder / "state"
         self.log = folder / "agent.log"
         self._environment = {
@@ -174,12 +184,28 @@ class RealAgent:
         }
         self._process: subprocess.Popen[bytes] | None = None
         token, _ = server.join_command()
-        self._start("join", "--server", server.url, "--token", token, "--name", folder.name)
+        self._start(
+            "join",
+            "--server",
+            server.url,
+            "--token",
+            token,
+            "--name",
+            folder.name,
+            *(word for label in labels for word in ("--label", label)),
+        )
         assert self._process is not None and self._process.wait(60) == 0, self.log.read_text()
         self.id = Identity.load(self.state_dir).device_id
 
     def run(self) -> None:
         self._start("run")
+
+    def doctor(self) -> str:
+        """Return what `doctor` says while the agent runs."""
+        command = [sys.executable, "-m", "workers.agent", "doctor", "--state-dir", str(self.state_dir)]
+        return subprocess.run(
+            command, cwd=ROOT, env=self._environment, capture_output=True, text=True, timeout=120, check=True
+        ).stdout
 
     def kill(self) -> list[psutil.Process]:
         """``kill -9``; return what is still alive of all it had started, a moment later."""

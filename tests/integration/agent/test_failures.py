@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-import sys
 import time
-import uuid
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import onnx
 import pytest
-from sqlalchemy import text
-from sqlalchemy.engine import make_url
 
 from benchmarks.tiny_onnx import write_conv_net
-from db.engine import make_engine, upgrade
 from domain.measurement import Measured, MeasuredFile, Measurement, MeasurementPlan
 from domain.messages import OutcomeMessage
 from domain.outcome import Blame, Failed
-from domain.work import MAX_ATTEMPTS, WorkState
+from domain.work import LEASE_S, MAX_ATTEMPTS, WorkState
+from tests.integration.agent.conftest import MakeAgent
 from tests.integration.agent.plugins import install_frail
 from tests.integration.agent.real_server import RealAgent, RealServer, wait_until
 
 SHORT = MeasurementPlan(max_s=0.3, warmup_s=0.02, min_pairs=8, half_width=0.05, bootstrap=200)
 LONG = MeasurementPlan(max_s=3.0, half_width=1e-9, bootstrap=200)
+LONGER_THAN_A_LEASE = MeasurementPlan(max_s=LEASE_S + 1.0, half_width=1e-9, bootstrap=200)
 ONCE = {"measurement_sample": 1, "stale_outcome": 0, "finished": 1}
 NO_NUMBER = {"measurement_sample": 0, "stale_outcome": 0, "finished": 1}
 
-# A machine whose clock is wrong: every process of the agent believes it. Neither libfaketime nor root is needed.
+# A machine whose clock is wrong: every process of the agent believes it, and it may be set while they run. Neither libfaketime
+# nor root is needed: Python's own view of the wall clock is all that the agent and Celery ever ask.
 WRONG_CLOCK = """
-import datetime, time
-OFFSET_S = {offset_s}
-right, right_now = time.time, datetime.datetime
+import datetime, pathlib, time
+OFFSET = pathlib.Path({place!r})
+right, right_ns, right_now = time.time, time.time_ns, datetime.datetime
+
+
+def offset_s():
+    return float(OFFSET.read_text())
 
 
 class Wrong(right_now):
@@ -44,49 +45,29 @@ class Wrong(right_now):
         return cls.now(datetime.timezone.utc).replace(tzinfo=None)
 
 
-time.time = lambda: right() + OFFSET_S
+time.time = lambda: right() + offset_s()
+time.time_ns = lambda: right_ns() + int(offset_s() * 1e9)
 datetime.datetime = Wrong
 """
 
+
+class WrongClock:
+    """A machine's clock, so many seconds off; may be set while the machine works."""
+
+    def __init__(self, folder: Path, offset_s: float) -> None:
+        self._place = folder / "offset"
+        self.set(offset_s)
+        self.site = folder / "site"
+        self.site.mkdir()
+        (self.site / "sitecustomize.py").write_text(WRONG_CLOCK.format(place=str(self._place)))
+
+    def set(self, offset_s: float) -> None:
+        new = self._place.with_suffix(".new")
+        new.write_text(str(offset_s))
+        new.replace(self._place)
+
+
 pytestmark = pytest.mark.slow
-
-MakeAgent = Callable[..., RealAgent]
-
-
-@pytest.fixture(scope="module")
-def server(database_url: str, broker_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
-    name = f"failures_{uuid.uuid4().hex[:12]}"
-    url = make_url(database_url)
-    admin = make_engine(database_url)
-    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    own_url = url.set(database=name).render_as_string(hide_password=False)
-    upgrade(own_url)
-    engine = make_engine(own_url)
-    made = RealServer(own_url, broker_url, tmp_path_factory.mktemp("server"), engine)
-    made.start()
-    yield made
-    made.close()
-    engine.dispose()
-    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-    admin.dispose()
-
-
-@pytest.fixture(scope="module")
-def make_agent(server: RealServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeAgent]:
-    made: list[RealAgent] = []
-
-    def make(name: str, **environment: str) -> RealAgent:
-        agent = RealAgent(server, tmp_path_factory.mktemp(name), environment)
-        made.append(agent)
-        agent.run()
-        return agent
-
-    yield make
-    for agent in made:
-        agent.close()
-        sys.stderr.write(agent.log.read_text()[-4000:])
 
 
 @pytest.fixture(scope="module")
@@ -245,24 +226,44 @@ def test_a_throttled_device_is_to_blame_and_the_work_is_done_once_it_is_cool(
 def test_a_clock_that_is_an_hour_off_is_told_and_decides_nothing(
     server: RealServer, make_agent: MakeAgent, files: dict[str, MeasuredFile], tmp_path: Path, offset_s: int
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text(WRONG_CLOCK.format(offset_s=offset_s))
-    agent = make_agent("late" if offset_s < 0 else "early", PYTHONPATH=str(tmp_path))
-    begin = server.store.now()
-    rows = []
-    for _ in range(2):  # the second time it has to be woken by a message of a machine whose clock is right
-        wait_until(
-            lambda: (device := server.store.device(agent.id)).is_online and device.current_measurement_id is None,
-            lambda: agent.log.read_text()[-2000:],
-        )
-        rows.append(server.finished(server.add(agent.id, files["dense"], files["pruned"], SHORT, "onnxruntime")))
+    clock = WrongClock(tmp_path, offset_s)
+    agent = make_agent("late" if offset_s < 0 else "early", PYTHONPATH=str(clock.site))
+
+    def is_idle() -> bool:
+        device = server.store.device(agent.id)
+        return device.is_online and device.current_measurement_id is None
+
+    def asked(plan: MeasurementPlan) -> Measurement:
+        """Ask once it has nothing in hand: it has to be woken by a message of a machine whose clock is right."""
+        wait_until(is_idle, lambda: agent.log.read_text()[-2000:])
         time.sleep(1.0)
-    end = server.store.now()
+        return server.add(agent.id, files["dense"], files["pruned"], plan, "onnxruntime")
+
+    begin = server.store.now()
+    rows = [server.finished(asked(plan)) for plan in (SHORT, SHORT, LONGER_THAN_A_LEASE)]
     device = server.store.device(agent.id)
     assert device.clock_offset_ms == pytest.approx(offset_s * 1000, abs=5000)
+    stepped = asked(LONG)
+    server.leased(stepped)
+    clock.set(0.0)  # somebody puts the clock right while it measures
+    rows.append(server.finished(stepped))
+    rows.append(server.finished(asked(SHORT)))
+    wait_until(
+        lambda: abs(server.store.device(agent.id).clock_offset_ms or offset_s) < 5000,
+        lambda: server.store.device(agent.id),
+    )
+    end = server.store.now()
+    device = server.store.device(agent.id)
     assert device.last_seen_at is not None and begin <= device.last_seen_at <= end
     for row in rows:
         assert isinstance(row.outcome, Measured), row.outcome
         assert row.attempt == 1
         assert row.started_at is not None and row.finished_at is not None
         assert begin <= row.started_at <= row.finished_at <= end
+        assert 0 < row.outcome.baseline.latency_ms < 1000
         assert server.counts(row) == ONCE
+    longest = rows[2]
+    assert longest.started_at is not None and longest.finished_at is not None
+    assert (longest.finished_at - longest.started_at).total_seconds() > LEASE_S, "its lease had to be extended"
+    # Times that are shown are the database's; those that are measured are a clock's that nobody can set.
+    assert "revoked" not in agent.log.read_text().lower(), "a wake was thrown away by the device's own clock"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import Engine, text
 
+import db.health
 from db.store import SqlJobStore
 from domain.artifact import digest_of
 from domain.device import Device, DeviceState
@@ -13,7 +14,7 @@ from domain.health import COOL_DOWN_S, GoldenTiming, HealthAnswer, HealthCheck, 
 from domain.job import DeviceSelector
 from domain.messages import HeartbeatAction
 from domain.work import WorkState
-from tests.integration.db.samples import LEASE_S, Seeds, measured
+from tests.integration.db.samples import LEASE_S, Seeds, measured, new_measurement
 
 
 def check(
@@ -159,10 +160,117 @@ def test_a_quarantined_device_is_woken_to_check_again_after_a_while(
     store: SqlJobStore, box: Device, engine: Engine
 ) -> None:
     out_twice(store, box)
-    assert not store.is_health_check_due(box.id) and box.id not in store.reap().device_ids
+    assert not store.is_health_check_due(box.id) and box.id not in store.reap().recheck_ids
+    pass_time(engine)
+    assert store.is_health_check_due(box.id) and store.reap().recheck_ids == (box.id,)
+    store.record_health(box.id, check(4.0))
+    assert not store.is_health_check_due(box.id) and store.reap().recheck_ids == ()
+
+
+# --- runtimes of their own ---------------------------------------------------------------------------------------------
+@pytest.fixture
+def both(store: SqlJobStore, seeds: Seeds) -> Device:
+    """A device with two runtimes, each with good checks."""
+    device = seeds.device({"class": "edge"}, runtimes=("onnxruntime", "frail"))
+    for runtime in ("onnxruntime", "frail"):
+        for _ in range(5):
+            store.record_health(device.id, check(3.0, runtime=runtime))
+    return device
+
+
+def pass_time(engine: Engine) -> None:
     with engine.begin() as connection:
-        connection.execute(text("UPDATE device_health SET at = at - interval '1 hour'"))
-    assert store.is_health_check_due(box.id) and box.id in store.reap().device_ids
+        connection.execute(text("UPDATE device SET recheck_at = recheck_at - interval '1 hour'"))
+
+
+def lose(store: SqlJobStore, device: Device, code: str = "runtime_error") -> None:
+    for _ in range(2):
+        store.record_health(device.id, check(None, code=code, runtime="frail"))
+
+
+def test_a_runtime_that_cannot_run_the_golden_model_is_lost_by_name_and_the_device_goes_on(
+    store: SqlJobStore, seeds: Seeds, both: Device
+) -> None:
+    _, lease = seeds.job()
+    mine = store.add_measurement(lease, new_measurement("frail", DeviceSelector(id=both.id), runtime="frail"))
+    held = store.claim_measurement(both.id, lease_s=LEASE_S)
+    assert held is not None and held.measurement_id == mine.id
+    first = store.record_health(both.id, check(None, code="runtime_error", runtime="frail"))
+    assert first.repeat_after_s == COOL_DOWN_S and store.device(both.id).lost_runtimes == {}
+    second = store.record_health(both.id, check(None, code="runtime_error", runtime="frail"))
+    assert second.state is DeviceState.ACTIVE
+    device = store.device(both.id)
+    assert set(device.lost_runtimes) == {"frail"}
+    assert "does not run with frail: said so" in device.lost_runtimes["frail"].reason
+    assert store.measurement(mine.id).state is WorkState.PENDING, "what it holds in that runtime goes back"
+    seeds.measurement(lease)
+    other = store.claim_measurement(both.id, lease_s=LEASE_S)
+    assert other is not None and other.request.runtime == "onnxruntime", "the main runtime goes on"
+
+
+def test_only_what_the_lost_runtime_measured_is_suspect(store: SqlJobStore, seeds: Seeds, both: Device) -> None:
+    job, lease = seeds.job()
+    store.add_measurement(lease, new_measurement("frail", runtime="frail"))
+    seeds.measurement(lease)
+    theirs, main = measure_one(store, both), measure_one(store, both)
+    assert store.measurement(theirs).request.runtime == "frail"
+    lose(store, both)
+    assert {item.id for item in store.snapshot(job.id).measurements if item.is_suspect} == {theirs} != {main}
+
+
+def test_a_lost_runtimes_work_goes_to_a_peer_that_has_it(store: SqlJobStore, seeds: Seeds, both: Device) -> None:
+    _, lease = seeds.job()
+    lose(store, both)
+    asked = store.add_measurement(lease, new_measurement("frail", runtime="frail"))
+    assert store.claim_measurement(both.id, lease_s=LEASE_S) is None and store.reap().device_ids == ()
+    peer = seeds.device({"class": "edge"}, runtimes=("frail",))
+    claim = store.claim_measurement(peer.id, lease_s=LEASE_S)
+    assert claim is not None and claim.measurement_id == asked.id
+
+
+def test_a_lost_runtime_is_asked_again_and_comes_back_once_it_passes(
+    store: SqlJobStore, both: Device, engine: Engine
+) -> None:
+    lose(store, both)
+    assert not store.is_health_check_due(both.id)
+    pass_time(engine)
+    store.record_health(both.id, check(3.0))  # of the main runtime: says nothing of the lost one
+    assert store.is_health_check_due(both.id) and store.reap().recheck_ids == (both.id,)
+    assert store.record_health(both.id, check(3.0, runtime="frail")).verdict.is_good
+    assert store.device(both.id).lost_runtimes == {}
+    assert not store.is_health_check_due(both.id)
+
+
+def test_a_runtime_that_computes_wrongly_comes_back_by_a_person_only(
+    store: SqlJobStore, both: Device, engine: Engine
+) -> None:
+    answer = store.record_health(both.id, check(None, code="wrong_output", runtime="frail"))
+    assert answer.state is DeviceState.ACTIVE
+    lose(store, both)
+    store.record_health(both.id, check(3.0, runtime="frail"))
+    assert set(store.device(both.id).lost_runtimes) == {"frail"} and not store.is_health_check_due(both.id)
+    assert store.set_device_state(both.id, DeviceState.ACTIVE, note="newer driver").lost_runtimes == {}
+    assert store.record_health(both.id, check(4.0, runtime="frail")).verdict is HealthVerdict.LEARNING
+
+
+def test_the_main_runtime_out_of_its_band_takes_the_whole_device(store: SqlJobStore, both: Device) -> None:
+    assert out_twice(store, both).state is DeviceState.QUARANTINED
+    assert store.record_health(both.id, check(3.0, runtime="frail")).state is DeviceState.QUARANTINED
+    lose(store, both)
+    # What is lost besides does not hold the device back once its main runtime is well.
+    assert store.record_health(both.id, check(3.0)).state is DeviceState.ACTIVE
+    assert set(store.device(both.id).lost_runtimes) == {"frail"}
+
+
+def test_old_checks_go_and_those_of_another_runtime_stay(
+    store: SqlJobStore, both: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db.health, "ROWS_KEPT", 3)
+    for ratio in (3.01, 3.02, 3.03, 3.04):
+        store.record_health(both.id, check(ratio))
+    kept = [(item.check.runtime, item.check.timing.ratio) for item in store.health(both.id).items if item.check.timing]
+    assert kept[:3] == [("onnxruntime", 3.04), ("onnxruntime", 3.03), ("onnxruntime", 3.02)]
+    assert [runtime for runtime, _ in kept[3:]] == ["frail"] * 5
 
 
 def test_the_history_is_read_page_by_page_latest_first(store: SqlJobStore, box: Device) -> None:

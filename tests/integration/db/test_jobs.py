@@ -227,3 +227,23 @@ def test_a_snapshot_never_sees_half_a_transaction(store: SqlJobStore, seeds: See
         writing.result()
     with engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM trial")).scalar_one() == 30
+
+
+# --- snapshots read again -------------------------------------------------------------------------------------------
+def test_a_snapshot_read_again_sees_every_change_and_keeps_what_did_not(
+    store: SqlJobStore, engine: Engine, seeds: Seeds
+) -> None:
+    job, lease = seeds.job()
+    seeds.trial(lease)
+    seeds.measurement(lease)
+    job_id = job.id
+    first = store.snapshot(job_id)
+    again = store.snapshot(job_id)
+    assert again == first
+    assert all(one is other for one, other in zip(first.builds, again.builds, strict=True))
+    with engine.begin() as connection:  # behind the store's back: a health check marks a number
+        connection.execute(text("UPDATE measurement SET is_suspect = true WHERE job_id = :id"), {"id": job_id})
+    marked = store.snapshot(job_id)
+    assert all(measurement.is_suspect for measurement in marked.measurements) and marked.measurements
+    assert all(one is other for one, other in zip(first.builds, marked.builds, strict=True))
+    assert marked == SqlJobStore(engine).snapshot(job_id)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 
 import pytest
 import redis
 
 from domain.errors import Unavailable
-from workers.dispatch import CeleryLauncher, _admin_client
+from workers.dispatch import MOST_CORE_WAKES, CeleryLauncher, _admin_client
 
 
 @pytest.fixture
@@ -34,6 +35,21 @@ def test_wakes_wait_in_their_queues(launcher: CeleryLauncher, broker_url: str) -
         assert admin.llen("prune:core:build") == 1
         assert admin.llen("prune:dev_a:device.dev_a") == 1
         assert b"pickle" not in admin.lindex("prune:core:search", 0)
+
+
+def test_wakes_nobody_takes_do_not_pile_up_and_never_expire(launcher: CeleryLauncher, broker_url: str) -> None:
+    for _ in range(MOST_CORE_WAKES + 5):
+        launcher.wake_search()
+        launcher.wake_device("dev_a")
+    with _admin_client(broker_url) as admin:
+        assert admin.llen("prune:core:search") == MOST_CORE_WAKES
+        assert admin.llen("prune:dev_a:device.dev_a") == 1
+        for queue in ("prune:core:search", "prune:dev_a:device.dev_a"):
+            headers = json.loads(admin.lindex(queue, 0))["headers"]
+            assert (headers["expires"], headers["eta"]) == (None, None), "a receiver's own clock would decide"
+        admin.delete("prune:dev_a:device.dev_a")  # taken
+        launcher.wake_device("dev_a")
+        assert admin.llen("prune:dev_a:device.dev_a") == 1
 
 
 def test_a_device_can_use_its_own_keys_and_no_others(launcher: CeleryLauncher) -> None:

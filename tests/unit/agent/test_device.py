@@ -14,7 +14,7 @@ from domain.errors import NotFound, Unavailable
 from domain.messages import BrokerAddress
 from workers.agent.affinity import CoreLoad, choose_cores
 from workers.agent.inventory import collect_inventory
-from workers.agent.observers import ThrottleWatch, default_observers, observe
+from workers.agent.observers import ThrottleObserver, ThrottleWatch, default_observers, observe, throttled_between
 from workers.agent.settings import IDENTITY_FILE, Identity
 
 
@@ -105,6 +105,77 @@ def test_a_throttle_counter_that_moves_is_throttling(board: Path) -> None:
     assert not watch()
 
 
+def test_a_package_that_gets_too_hot_throttles_all_its_cores(board: Path) -> None:
+    counter = write(board, "sys/devices/system/cpu/cpu1/thermal_throttle/package_throttle_count", "7\n")
+    watch = ThrottleWatch([1], board)
+    assert not watch()
+    counter.write_text("9\n")
+    assert watch()
+
+
+def test_throttle_counters_are_observed_once_a_core_and_once_a_package(board: Path) -> None:
+    for core, package in ((0, 0), (1, 0), (2, 1), (3, 1)):
+        place = f"sys/devices/system/cpu/cpu{core}"
+        write(board, f"{place}/thermal_throttle/core_throttle_count", f"{core}\n")
+        write(board, f"{place}/thermal_throttle/package_throttle_count", f"{10 * (package + 1)}\n")
+        write(board, f"{place}/topology/physical_package_id", f"{package}\n")
+    seen, warnings = observe(default_observers(board))
+    assert (seen["core_throttle_count"], seen["package_throttle_count"]) == (0 + 1 + 2 + 3, 10 + 20)
+    assert warnings == ()
+
+
+def test_a_machine_without_counters_reports_none(board: Path) -> None:
+    assert ThrottleObserver(board).read() == {}
+
+
+def test_a_pis_flags_are_told_in_words(board: Path) -> None:
+    write(board, "sys/devices/platform/soc/soc:firmware/get_throttled", "50005\n")
+    assert ThrottleObserver(board).read() == {
+        "pi_throttled": "0x50005",
+        "pi_throttled_now": ["under-voltage", "throttled"],
+    }
+
+
+def tool(board: Path, script: str) -> None:
+    path = write(board, "usr/bin/vcgencmd", f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+def test_where_the_kernel_has_no_file_the_firmwares_own_tool_is_asked(board: Path) -> None:
+    tool(board, '[ "$1" = get_throttled ] && echo throttled=0xe0008')
+    assert ThrottleObserver(board).read() == {
+        "pi_throttled": "0xe0008",
+        "pi_throttled_now": ["soft temperature limit"],
+    }
+
+
+def test_a_tool_that_fails_is_a_warning_and_costs_no_other_observation(board: Path) -> None:
+    tool(board, "echo VCHI initialization failed >&2; exit 255")
+    seen, warnings = observe(default_observers(board))
+    assert "pi_throttled" not in seen and "load_1m" in seen
+    assert len(warnings) == 1 and "observer throttle" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ({}, {}, None),
+        ({"core_throttle_count": 3}, {"core_throttle_count": 3}, None),
+        ({"core_throttle_count": 3}, {"core_throttle_count": 5}, "cores down 2 times"),
+        ({"package_throttle_count": 3}, {"package_throttle_count": 4}, "the package down 1 times"),
+        ({"pi_throttled": "0xe0000"}, {"pi_throttled": "0xe0000"}, None),
+        ({"pi_throttled": "0x0"}, {"pi_throttled": "0x40000"}, "throttled"),  # it came and went in between
+        ({"pi_throttled": "0x50005"}, {"pi_throttled": "0x50005"}, "throttled"),
+        ({"pi_throttled": "0x0"}, {"pi_throttled": "0x10001"}, "under-voltage"),
+    ],
+)
+def test_throttling_between_two_observations_is_told(
+    before: dict[str, JsonValue], after: dict[str, JsonValue], said: str | None
+) -> None:
+    told = throttled_between(before, after)
+    assert (told is None) if said is None else (told is not None and said in told)
+
+
 @pytest.mark.parametrize("now", ["2", "4", "50004", "80008"])
 @pytest.mark.parametrize("node", ["soc/soc:firmware", "soc@107c000000/soc@107c000000:firmware"])
 def test_a_raspberry_pis_own_flag_is_throttling(board: Path, node: str, now: str) -> None:
@@ -154,7 +225,9 @@ def test_a_broken_plug_in_is_named_and_breaks_nothing(board: Path, tmp_path: Pat
 def test_a_plug_in_that_kills_its_process_does_not_kill_the_agent(board: Path, tmp_path: Path) -> None:
     plug_in(tmp_path / "site", "deadly", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     inventory = collect_inventory(root=board, environment={"PYTHONPATH": str(tmp_path / "site")})
-    assert "plug-in" in inventory.runtimes[0].detail
+    told = {runtime.name: runtime for runtime in inventory.runtimes}
+    assert told["onnxruntime"].available
+    assert not told["deadly"].available and "-9 (a signal)" in told["deadly"].detail
 
 
 needs_pinning = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no pinning here")

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +27,11 @@ class World:
     service: FakeService
     transport: AppTransport
     http: httpx.Client
+    app: FastAPI
     is_broker_there: bool = True
+
+    def say_public_url(self, url: str) -> None:
+        self.app.state.deps = replace(self.app.state.deps, public_url=url)
 
     def ask(self, method: str, path: str, *, token: str | None = ADMIN_TOKEN, **options: Any) -> httpx.Response:
         headers = dict(options.pop("headers", {}))
@@ -49,7 +53,7 @@ def world(tmp_path: Path, routes: tuple[FastAPI, AppTransport]) -> World:
     store, launcher, artifacts = seeded_store(), FakeLauncher(), FakeArtifacts(tmp_path)
     service = FakeService(store)
     http = httpx.Client(transport=transport, base_url="http://server.example")
-    world = World(store, launcher, artifacts, service, transport, http)
+    world = World(store, launcher, artifacts, service, transport, http, app)
     stand_on(
         app,
         ApiDependencies(

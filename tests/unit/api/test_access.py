@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from api.agent_wheel import agent_wheel
 from api.app import build_routes
 from tests.unit.api.conftest import World
 from tests.unit.api.fakes import ADMIN_TOKEN, DEVICE_TOKEN, NOBODY_TOKEN, OTHER_DEVICE_TOKEN
 
-OPEN = {("GET", "/"), ("GET", "/healthz"), ("GET", "/readyz")}
+OPEN = {("GET", "/"), ("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/v1/agent/{file_name}")}
 JOIN = {("POST", "/v1/devices")}
 DEVICE_OWN = {
     ("POST", "/v1/devices/{device_id}/claim"),
@@ -36,6 +37,7 @@ def concrete(path: str) -> str:
         .replace("{job_id}", "job1")
         .replace("{measurement_id}", "m1")
         .replace("{digest}", digest)
+        .replace("{file_name}", agent_wheel().file_name)
     )
 
 
@@ -105,7 +107,7 @@ def test_an_admin_cannot_act_as_a_device(world: World, method: str, path: str) -
 
 @pytest.mark.parametrize(("method", "path"), sorted(OPEN))
 def test_open_routes_need_no_token(world: World, method: str, path: str) -> None:
-    assert world.ask(method, path, token=None).status_code == 200
+    assert world.ask(method, concrete(path), token=None).status_code == 200
 
 
 def test_the_schema_needs_no_token(world: World) -> None:

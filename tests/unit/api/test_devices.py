@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from domain.device import DeviceState
+from domain.device import DeviceState, LostRuntime, QuarantineCause
 from domain.errors import Unavailable
 from tests.unit.api.conftest import World
 from tests.unit.api.fakes import DEVICE_TOKEN, OTHER_DEVICE_TOKEN
@@ -26,7 +26,10 @@ def test_a_join_token_comes_with_the_line_to_run(world: World) -> None:
     answer = world.ask("POST", "/v1/join_tokens", json={"expires_in_s": 60, "uses": 2, "labels": {"a": "b"}})
     assert answer.status_code == 201
     token = answer.json()["token"]
-    assert answer.json()["command"] == f"pruneloop agent join --server http://server.example:8420 --token {token}"
+    steps = answer.json()["command"].split(" && ")
+    assert steps[0].startswith("python3 -m venv ") and "/bin/pip install " in steps[1]
+    assert steps[2].endswith(f"pruneloop agent join --server http://server.example:8420 --token {token}")
+    assert steps[3].endswith("pruneloop agent run")
     assert answer.json()["expires_at"] == "2026-11-01T12:01:00Z"
 
 
@@ -216,3 +219,16 @@ def test_a_quarantined_device_gets_no_work_and_hears_why_and_whether_to_check_ag
     assert told["claim"] is None and "y differs" in told["reason"] and told["check_health"] is False
     world.store.is_check_due = True
     assert world.ask("POST", "/v1/devices/dev1/claim", token=DEVICE_TOKEN).json()["check_health"] is True
+
+
+def test_a_device_that_lost_a_runtime_is_asked_to_check_it_once_it_has_nothing_to_do(world: World) -> None:
+    lost = {"openvino": LostRuntime(cause=QuarantineCause.LATENCY, reason="it crashed")}
+    world.store.devices_by_id["dev1"] = world.store.device("dev1").model_copy(update={"lost_runtimes": lost})
+    seen = world.ask("GET", "/v1/devices/dev1").json()
+    assert seen["lost_runtimes"] == {"openvino": {"cause": "latency", "reason": "it crashed"}}
+    world.store.is_check_due = True
+    world.store.measurements_by_id["m1"] = measurement("m1")
+    busy = world.ask("POST", "/v1/devices/dev1/claim", token=DEVICE_TOKEN).json()
+    assert busy["claim"] is not None and busy["check_health"] is False
+    idle = world.ask("POST", "/v1/devices/dev1/claim", token=DEVICE_TOKEN).json()
+    assert idle["claim"] is None and idle["check_health"] is True

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from domain.artifact import digest_of
+from domain.ncnn_file import pack
 from tests.unit.api.conftest import MAX_UPLOAD_BYTES, World
 from tests.unit.api.fakes import DEVICE_TOKEN
 
@@ -45,6 +46,7 @@ def zip_of(**members: bytes) -> bytes:
 
 GRAPH = b"\x0a\x03abc"
 ONNX = b"\x08\x0a" + field(8, b"\x10\x11") + field(7, GRAPH)
+NCNN = pack("7767517\n2 2\nInput in 0 1 input 0=4\nReLU relu 1 1 input output\n", b"")
 INPUTS = np.zeros((4, 1, 2, 2), np.float32)
 LABELS = np.zeros(4, np.int64)
 DATA = npz(train_inputs=INPUTS, train_labels=LABELS)
@@ -55,6 +57,7 @@ PICKLE = b"\x80\x04\x95\x0b\x00\x00\x00"
 
 GOOD = {
     "onnx": ("onnx", ONNX),
+    "ncnn": ("ncnn", NCNN),
     "npz": ("data", DATA),
     "npz with every split": (
         "data",
@@ -78,6 +81,9 @@ BAD = {
     "onnx with a tail": ("onnx", ONNX + b"\xff\xff\xff", "bad_onnx"),
     "onnx that claims exabytes": ("onnx", b"\x08\x0a\x3a\xff\xff\xff\xff\xff\xff\xff\x7f", "bad_onnx"),
     "endless varint": ("onnx", b"\xff" * 40, "bad_onnx"),
+    "text as ncnn": ("ncnn", b"hello world", "bad_ncnn"),
+    "ncnn cut short": ("ncnn", NCNN[:-1], "bad_ncnn"),
+    "weights as ncnn": ("ncnn", WEIGHTS, "bad_ncnn"),
     "pickle as onnx": ("onnx", PICKLE, "pickle_refused"),
     "pickle as weights": ("weights", PICKLE, "pickle_refused"),
     "torch.save as weights": ("weights", zip_of(model__data_dot_pkl=PICKLE), "pickle_refused"),

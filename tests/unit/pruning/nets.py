@@ -53,6 +53,24 @@ class Joined(nn.Module):
         return self.head(torch.relu(self.join(both)).mean((2, 3)))
 
 
+class JoinedNorm(nn.Module):
+    """Two branches, concatenated and then normalised together: each group has a part of one batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.Conv2d(1, 4, 3, padding=1)
+        self.right = nn.Conv2d(1, 6, 3, padding=1)
+        self.norm = nn.BatchNorm2d(10)
+        self.join = nn.Conv2d(10, 5, 1)
+        self.head = nn.Linear(5, 3)
+        nn.init.normal_(self.norm.running_mean)  # type: ignore[arg-type]
+        nn.init.normal_(self.norm.bias)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        both = self.norm(torch.cat([self.left(inputs), self.right(inputs)], 1))
+        return self.head(torch.relu(self.join(torch.relu(both))).mean((2, 3)))
+
+
 class Grouped(nn.Module):
     """A grouped convolution that is not depthwise."""
 

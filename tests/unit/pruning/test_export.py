@@ -88,6 +88,26 @@ def test_weights_go_out_and_come_back_the_same() -> None:
         assert torch.equal(mine, theirs)
 
 
+@pytest.mark.parametrize(("beginning", "longest"), [(b"\x80", 300), (b"PK", 20_000)])
+def test_weights_whose_header_is_as_long_as_a_pickles_magic_number_are_no_pickle(
+    beginning: bytes, longest: int
+) -> None:
+    """One file in 32 begins with the first byte of a pickle: its header is so long."""
+
+    def named(length: int) -> nn.Module:
+        module = nn.Module()
+        module.register_parameter("p" * length, nn.Parameter(torch.ones(2)))
+        return module
+
+    lengths = range(max(1, longest - 900), longest)
+    model = next(module for module in map(named, lengths) if dump_weights(module).startswith(beginning))
+    data = dump_weights(model)
+    with torch.no_grad():
+        next(model.parameters()).zero_()
+    load_weights(model, data)
+    assert next(model.parameters()).tolist() == [1, 1]
+
+
 def _pickled() -> bytes:
     buffer = io.BytesIO()
     torch.save(_model().state_dict(), buffer)

@@ -96,11 +96,10 @@ def test_a_grouped_convolution_keeps_its_neighbours_whole_and_says_why() -> None
     assert "grouped convolution" in reasons["grouped"]
 
 
-def test_attention_is_refused_and_its_feed_forward_is_not() -> None:
+def test_a_fused_attention_is_refused_and_the_layers_round_it_are_not() -> None:
     groups = find_groups(nets.Attention(), torch.randn(2, 1, 8, 8))
-    assert "up" in _names(groups)
-    assert not {"qkv", "embed", "head"} & set(_names(groups))
-    assert "LayerNorm" in _reasons(groups)["embed"]
+    assert _names(groups) == ["embed", "up"]
+    assert "fused query-key-value" in _reasons(groups)["qkv"]
 
 
 def test_layers_that_share_a_weight_stay_whole() -> None:

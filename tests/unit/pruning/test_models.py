@@ -22,7 +22,8 @@ def _registry(*entries: tuple[str, str]) -> Registry[nn.Module]:
 
 @pytest.mark.parametrize("name", model_names())
 def test_every_builtin_model_takes_its_params(name: str) -> None:
-    model = build_model(ModelSpec(name=name, params={"width": 4, "in_channels": 3, "classes": 7}))
+    size = {"image": 16, "dim": 8} if name == "vit" else {"width": 4}
+    model = build_model(ModelSpec(name=name, params={**size, "in_channels": 3, "classes": 7}))
     assert model.eval()(torch.randn(2, 3, 16, 16)).shape == (2, 7)
 
 

@@ -24,6 +24,7 @@ from pruning.recovery import (
     TrainingDiverged,
     TrainingSet,
     batch_of,
+    dense_recipe,
     rate_at,
     reestimate_batch_norm,
     shifted,
@@ -207,3 +208,12 @@ def test_shifts_move_images_and_lose_nothing_else() -> None:
 def test_logits_that_are_no_numbers_are_wrong_answers() -> None:
     logits = torch.tensor([[float("nan"), 0.0], [1.0, 0.0]])
     assert accuracy_of(logits, torch.tensor([0, 0])) == 0.5
+
+
+def test_a_transformer_learns_by_its_own_optimizer(splits: CheckedSplits) -> None:
+    params = {"image": 8, "patch": 2, "dim": 16, "depth": 1, "heads": 2}
+    model = build_model(ModelSpec(name="vit", params=params))
+    recipe = dense_recipe(model, seed=3)
+    assert recipe.epochs > dense_recipe(nn.Linear(2, 2), seed=3).epochs and recipe.seed == 3
+    train(model, TrainingSet(*splits.train), Recipe(epochs=8, learning_rate=0.1), FP32)
+    assert evaluate(model, *splits.val, FP32) > 0.85

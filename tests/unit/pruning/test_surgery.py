@@ -53,6 +53,7 @@ MAKERS: list[Callable[[], nn.Module]] = [
     nets.LayerScale,
     nets.Flat,
     nets.Joined,
+    nets.JoinedNorm,
 ]
 
 

@@ -7,8 +7,6 @@ milliseconds, and the same seed runs the same way.
 from __future__ import annotations
 
 import hashlib
-import math
-import random
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,18 +15,10 @@ from pydantic import JsonValue
 
 from domain.artifact import ArtifactKind, ArtifactRef, digest_of
 from domain.build import (
-    AccuracyReport,
     Build,
-    BuildKind,
     BuildOutcome,
-    BuildRequest,
-    BuildResult,
-    BuiltArtifact,
-    FinalRequest,
-    PrepareRequest,
-    SplitSizes,
 )
-from domain.candidate import GroupInfo, UnprunableLayer
+from domain.candidate import GroupInfo
 from domain.device import Device, DeviceState, Inventory, RuntimeInfo
 from domain.errors import NotFound, StaleAttempt
 from domain.job import (
@@ -44,39 +34,20 @@ from domain.job import (
     TargetSpec,
     state_after,
 )
-from domain.measurement import CandidateTiming, FileTiming, Measured, Measurement, MeasurementOutcome, Verdict
+from domain.measurement import Measurement, MeasurementOutcome
 from domain.messages import BrokerAddress
 from domain.outcome import Blame, Failed
 from domain.ports import JobSnapshot, NewBuild, NewMeasurement, NewTrial, Page, SearchLease
 from domain.trial import TRIAL_TRANSITIONS, Trial, TrialState, TrialValues
 from domain.work import WorkState
+from tests.unit.search.surfaces import (
+    FEW,
+    FakeBuilder,
+    FakeRunner,
+    length_of,
+)
 
 START = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
-DENSE_ACCURACY = 0.95
-# What a precision does to any file: accuracy it costs, share of the fp32 time it takes.
-QUANTISED = {"fp32": (0.0, 1.0), "fp16": (0.0, 1.25), "int8": (0.008, 0.4)}
-
-
-def group(name: str, channels: int = 64, *, stage: int = 0, residual: bool = False, fragile: float = 0.05) -> GroupInfo:
-    return GroupInfo(
-        name=name,
-        channels=channels,
-        stage=stage,
-        is_residual=residual,
-        topology="conv-bn",
-        members=(f"{name}.weight",),
-        params=channels * 100,
-        macs=channels * 10_000,
-        sensitivity={"0.25": fragile * 0.2, "0.5": fragile, "0.75": fragile * 4},
-    )
-
-
-FEW = (group("a", 32), group("b", 64, fragile=0.02), group("c", 128, fragile=0.01))
-MANY = tuple(
-    group(f"layer{stage}.{block}", 16 * 2**stage, stage=stage, residual=block == 0, fragile=0.01 * (1 + stage + block))
-    for stage in range(3)
-    for block in range(4)
-)
 
 
 def make_device(
@@ -118,113 +89,6 @@ def make_spec(**changes: object) -> JobSpec:
         "targets": (TargetSpec(),),
     }
     return JobSpec.model_validate({**values, **changes})
-
-
-def _ref(text: str, kind: ArtifactKind = ArtifactKind.ONNX, size_bytes: int = 1000) -> ArtifactRef:
-    return ArtifactRef(digest=digest_of(text.encode()), size_bytes=size_bytes, kind=kind)
-
-
-class FakeBuilder:
-    """Answers with an accuracy surface: narrow fragile groups cost accuracy, long recovery brings two thirds back."""
-
-    def __init__(self, groups: tuple[GroupInfo, ...] = FEW) -> None:
-        self.groups = groups
-        self.fault: Callable[[BuildRequest], Failed | None] = lambda request: None
-        self.latency_by_digest: dict[str, float] = {}
-
-    def build(self, request: BuildRequest) -> BuildOutcome:
-        failed = self.fault(request)
-        if failed is not None:
-            return failed
-        candidate = None if isinstance(request, PrepareRequest) else request.candidate
-        widths = candidate.widths if candidate is not None else {g.name: g.channels for g in self.groups}
-        share = {g.name: widths[g.name] / g.channels for g in self.groups}
-        lost = sum(g.sensitivity["0.75"] * (1 - share[g.name]) ** 3 for g in self.groups)
-        if candidate is not None:
-            lost *= 1.0 - 0.2 * candidate.importance.taylor
-            lost += 0.01 * abs(math.log(candidate.recovery.learning_rate / 0.03))
-        if isinstance(request, FinalRequest) and candidate is not None:
-            lost /= 3
-        is_dense_final = isinstance(request, FinalRequest) and candidate is None
-        name = f"{request.kind}/{request.batch}/{sorted(widths.items())}/{candidate.key if candidate else 'dense'}"
-        is_dense = is_dense_final or isinstance(request, PrepareRequest)
-        precisions = (candidate.precision,) if candidate is not None else request.precisions
-        total = sum(g.macs for g in self.groups) or 1
-        work = sum(g.macs * share[g.name] ** 2 for g in self.groups) / total
-        artifacts = []
-        for precision in precisions:
-            cost, share_of_time = QUANTISED[precision]
-            in_fp32 = "dense" if is_dense else name
-            file = _ref(in_fp32 if precision == "fp32" else f"{in_fp32}/{precision}")
-            self.latency_by_digest[file.digest] = (0.2 + 0.8 * work) * share_of_time
-            artifacts.append(
-                BuiltArtifact(
-                    format="onnx",
-                    artifact=file,
-                    check=_ref(f"check/{name}/{precision}", ArtifactKind.CHECK),
-                    precision=precision,
-                    accuracy_search=DENSE_ACCURACY - lost - cost,
-                    accuracy_test=DENSE_ACCURACY - 0.01 - lost - cost if isinstance(request, FinalRequest) else None,
-                )
-            )
-        return BuildResult(
-            kind=request.kind,
-            accuracy=AccuracyReport(
-                search=artifacts[0].accuracy_search or 0.0,
-                test=artifacts[0].accuracy_test,
-                test_samples=1000 if isinstance(request, FinalRequest) else None,
-            ),
-            macs=int(total * work),
-            params=int(1000 * work),
-            widths=dict(widths),
-            weights=_ref(f"weights/{name}", ArtifactKind.WEIGHTS),
-            artifacts=tuple(artifacts),
-            groups=self.groups if isinstance(request, PrepareRequest) else (),
-            unprunable=(UnprunableLayer(name="head", reason="gives the classes"),),
-            splits=SplitSizes(train=800, val=100, test=1000),
-            stages_s={"recover": 2.0},
-            versions={"torch": "test"},
-        )
-
-
-class FakeRunner:
-    """Times files by the builder's latency surface, with a little noise seeded by the file."""
-
-    def __init__(self, builder: FakeBuilder) -> None:
-        self._builder = builder
-        self.fault: Callable[[Measurement], Failed | None] = lambda measurement: None
-        self.drift: Callable[[Measurement], float] = lambda measurement: 1.0
-
-    def run(self, measurement: Measurement) -> MeasurementOutcome:
-        failed = self.fault(measurement)
-        if failed is not None:
-            return failed
-        baseline = self._builder.latency_by_digest[measurement.request.baseline.artifact.digest]
-        baseline_ms = 10.0 * baseline * self.drift(measurement)
-        timings = []
-        for file in measurement.request.candidates:
-            digest = file.artifact.digest
-            noise = random.Random(digest).uniform(0.995, 1.005)
-            ratio = self._builder.latency_by_digest[digest] / baseline * noise
-            latency_ms = baseline_ms * ratio
-            timings.append(
-                CandidateTiming(
-                    digest=digest,
-                    timing=FileTiming(load_ms=1, first_ms=1, latency_ms=latency_ms, runs=50),
-                    latency_ms=latency_ms,
-                    latency_ci_ms=(latency_ms * 0.99, latency_ms * 1.01),
-                    speedup=1 / ratio,
-                    speedup_ci=(0.99 / ratio, 1.01 / ratio),
-                    verdict=Verdict.FASTER,
-                    pairs=20,
-                )
-            )
-        return Measured(
-            baseline=FileTiming(load_ms=1, first_ms=1, latency_ms=baseline_ms, p50_ms=baseline_ms, runs=50),
-            candidates=tuple(timings),
-            conditions={"load": 0.1},
-            stages_s={"measure": 1.0},
-        )
 
 
 class FakeLauncher:
@@ -463,7 +327,7 @@ class World:
         finishing: list[tuple[datetime, str]] = []
         for build in self.build_rows.values():
             if build.state is WorkState.LEASED and build.started_at is not None:
-                took_s = self.build_s * (3 if build.request.kind is BuildKind.FINAL else 1)
+                took_s = self.build_s * length_of(build.request)
                 finishing.append((build.started_at + timedelta(seconds=took_s), build.id))
         for measurement in self.measurement_rows.values():
             if measurement.state is WorkState.LEASED and measurement.started_at is not None:

@@ -14,17 +14,8 @@ from domain.outcome import Blame
 from domain.trial import TrialState
 from search.front import build_front
 from search.loop import LoopEnd, LoopResult, SearchLoop
-from tests.unit.search.fakes import (
-    FEW,
-    MANY,
-    FakeLauncher,
-    MemoryArtifacts,
-    World,
-    failed,
-    group,
-    make_device,
-    make_spec,
-)
+from tests.unit.search.fakes import FakeLauncher, MemoryArtifacts, World, failed, make_device, make_spec
+from tests.unit.search.surfaces import FEW, MANY, group
 
 
 def start(world: World, **spec: object) -> Job:
@@ -152,7 +143,8 @@ def test_a_space_of_few_architectures_ends_as_a_plateau_without_building_any_twi
     assert duplicates
     originals = {t.number: t for t in trials}
     assert all(t.values == originals[t.duplicate_of].values for t in duplicates if t.duplicate_of is not None)
-    assert len([t for t in trials if t.build_id is not None]) == 3  # widths 4, 8 and 12 of 16
+    built = [t.candidate.widths["only"] for t in trials if t.build_id is not None]
+    assert set(built) <= {4, 8, 12} and len(set(built)) == len(built) >= 2
 
 
 def test_a_candidates_fault_is_infeasible_and_the_search_goes_on():
@@ -199,6 +191,22 @@ def test_nothing_to_prune_fails_at_once_and_names_what_stays_whole():
     assert job.state is JobState.FAILED
     assert "head: gives the classes" in job.reason
     assert not world.snapshot(job.id).trials
+
+
+def test_a_group_without_a_narrower_step_is_named_and_a_model_of_such_groups_has_nothing_to_prune():
+    world = World(groups=(group("tiny", 4), group("wide", 64)))
+    job = start(world, budget={"trials": 3})
+    run(world, job)
+    report = world.job(job.id).report
+    assert any(layer["name"] == "tiny" and "4 channels" in layer["reason"] for layer in report["unprunable"])
+    assert all(trial.candidate.widths["tiny"] == 4 for trial in world.snapshot(job.id).trials)
+
+    world = World(groups=(group("tiny", 4),))
+    job = start(world)
+    run(world, job)
+    job = world.job(job.id)
+    assert job.state is JobState.FAILED and job.report["failure"]["code"] == "nothing_to_prune"
+    assert "tiny: it has 4 channels" in job.reason
 
 
 def test_without_a_device_the_job_waits_with_a_reason_and_the_wait_is_not_counted():
@@ -298,11 +306,11 @@ def test_cancel_is_noticed_and_nothing_more_is_written():
 
 def test_the_wall_budget_leaves_time_for_the_finals():
     world = World(groups=MANY)
-    job = start(world, budget={"trials": 1000, "wall_s": 180.0}, final={"keep": 3, "epochs": 2.0})
+    job = start(world, budget={"trials": 1000, "wall_s": 90.0}, final={"keep": 3, "epochs": 2.0})
     run(world, job)
     job = world.job(job.id)
     assert (job.state, job.ended_by) == (JobState.SUCCEEDED, EndedBy.BUDGET)
-    assert (job.finished_at - job.started_at).total_seconds() < 200.0
+    assert (job.finished_at - job.started_at).total_seconds() < 100.0
     assert build_front(world.snapshot(job.id), 0).is_final
 
 

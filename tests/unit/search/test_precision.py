@@ -14,19 +14,10 @@ from domain.ports import JobSnapshot
 from domain.trial import TrialState
 from search.front import build_front
 from search.loop import LoopEnd, SearchLoop
-from search.seeds import starting_seeds
-from search.space import SearchSpace
+from search.seeds import chain_of
 from search.view import View
-from tests.unit.search.fakes import (
-    MANY,
-    QUANTISED,
-    FakeLauncher,
-    MemoryArtifacts,
-    World,
-    failed,
-    make_device,
-    make_spec,
-)
+from tests.unit.search.fakes import FakeLauncher, MemoryArtifacts, World, failed, make_device, make_spec
+from tests.unit.search.surfaces import MANY, QUANTISED
 
 BOTH = ("fp32", "int8")
 
@@ -165,18 +156,19 @@ def test_a_loop_thrown_away_at_random_points_asks_the_same_trials(seed):
     assert whole(interrupted=True) == whole(interrupted=False)
 
 
-def test_seeds_ask_the_same_widths_in_every_precision():
-    space = SearchSpace(MANY, make_spec().recovery, precisions=("fp32", "fp16", "int8"))
-    seeds = starting_seeds(space, limit=9)
-    for start in range(0, 9, 3):
-        three = seeds[start : start + 3]
-        assert [seed.candidate.precision for seed in three] == ["fp32", "fp16", "int8"]
-        assert len({tuple(seed.candidate.widths.items()) for seed in three}) == 1
-    for seed in seeds:
-        assert space.precisions[round(seed.params["precision"])] == seed.candidate.precision
-    one = SearchSpace(MANY, make_spec().recovery, precisions=("int8",))
-    assert "precision" not in one.distributions
-    assert {seed.candidate.precision for seed in starting_seeds(one, limit=4)} == {"int8"}
+def test_each_link_of_the_chain_is_tried_in_every_precision_and_inherits_from_the_link_itself():
+    world, job = new(("fp32", "fp16", "int8"), budget={"trials": 40})
+    view = View(run(world, job))
+    links = {link.seed_name: link for link in chain_of(view, 0)}
+    others = [t for t in view.trials_of(0) if (t.seed_name or "").endswith(("-fp16", "-int8"))]
+    assert {t.candidate.precision for t in others} == {"fp16", "int8"}
+    for trial in others:
+        link = links[(trial.seed_name or "").rpartition("-")[0]]
+        assert trial.candidate.widths == link.candidate.widths
+        request = view.builds_by_id[trial.build_id or ""].request
+        assert request.start.candidate.widths == link.candidate.widths
+        assert request.candidate.recovery.epochs == 0  # only the file is made anew
+        assert round(float(str(trial.params["precision"]))) == ("fp32", "fp16", "int8").index(trial.candidate.precision)
 
 
 def test_a_job_in_int8_alone_is_held_against_the_int8_dense_model():

@@ -18,7 +18,8 @@ from domain.measurement import Measurement, MeasurementOutcome
 from domain.ports import Runner
 from search.front import build_front
 from search.loop import SearchLoop
-from tests.unit.search.fakes import FEW, FakeBuilder, FakeLauncher, World, make_device, make_spec
+from tests.unit.search.fakes import FakeLauncher, World, make_device, make_spec
+from tests.unit.search.surfaces import FEW, FakeBuilder
 from workers.agent.replay.recording import write_recording
 from workers.agent.replay.runner import ReplayRunner
 from workers.agent.replay.synthetic import SyntheticRunner

@@ -13,7 +13,8 @@ from domain.errors import Invalid, NotFound, WrongState
 from domain.job import JobState, JobVerb
 from search.loop import SearchLoop
 from search.service import Capabilities, JobService
-from tests.unit.search.fakes import MANY, FakeLauncher, MemoryArtifacts, World, make_spec
+from tests.unit.search.fakes import FakeLauncher, MemoryArtifacts, World, make_spec
+from tests.unit.search.surfaces import MANY
 
 CAN = Capabilities(precisions=("fp32", "fp16"), models=("net", "resnet20"), datasets=("digits",))
 ROOT = Path(__file__).parents[3]
@@ -35,7 +36,7 @@ class Setup:
 @pytest.mark.parametrize(
     ("changes", "code", "field"),
     [
-        ({"levels": ["channel", "block"]}, "level_not_available", "levels.1"),
+        ({"levels": ["channel", "weight"]}, "level_not_available", "levels.1"),
         ({"targets": [{"precision": ["fp32", "int8"]}]}, "precision_not_available", "targets.0.precision.1"),
         ({"targets": [{}, {"runtime": "openvino"}]}, "runtime_not_available", "targets.1.runtime"),
         ({"exports": ["litert"]}, "export_not_available", "exports.0"),
@@ -54,6 +55,39 @@ def test_what_is_not_there_is_refused_with_its_field_and_nothing_is_inserted(cha
     assert [problem.field for problem in caught.value.fields] == [field]
     assert not setup.world.job_rows
     assert not setup.launcher.woken
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "field"),
+    [
+        ({"targets": [{"runtime": "ncnn", "batch": 2}]}, "batch_not_available", "targets.0.batch"),
+        (
+            {"targets": [{}, {"runtime": "ncnn", "precision": "int8"}]},
+            "precision_not_available",
+            "targets.1.precision.0",
+        ),
+        ({"targets": [{"batch": 4}], "exports": ["onnx", "ncnn"]}, "batch_not_available", "exports.1"),
+        ({"targets": [{"precision": "int8"}], "exports": ["ncnn"]}, "precision_not_available", "exports.0"),
+    ],
+)
+def test_what_a_format_cannot_hold_is_refused_at_the_door(changes, code, field):
+    setup = Setup()
+    can = Capabilities(runtimes=("onnxruntime", "ncnn"))
+    with pytest.raises(Invalid) as caught:
+        JobService(setup.world, setup.artifacts, setup.launcher, can).create_job(make_spec(**changes))
+    assert caught.value.code == code
+    assert [problem.field for problem in caught.value.fields] == [field]
+    assert "ncnn" in caught.value.message
+    assert not setup.world.job_rows
+
+
+def test_what_a_format_can_hold_beside_another_that_cannot_is_taken():
+    setup = Setup()
+    can = Capabilities(runtimes=("onnxruntime", "ncnn"))
+    targets = [{"precision": ["fp32", "int8"]}, {"batch": 8}, {"runtime": "ncnn", "precision": "fp16"}]
+    service = JobService(setup.world, setup.artifacts, setup.launcher, can)
+    job, _ = service.create_job(make_spec(targets=targets))
+    assert len(job.spec.targets) == 3
 
 
 def test_an_unknown_model_is_told_the_known_ones_and_every_problem_is_named():

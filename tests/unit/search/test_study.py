@@ -11,13 +11,14 @@ from domain.job import RecoverySpec
 from domain.outcome import Blame
 from domain.trial import TrialState
 from search.loop import SearchLoop
+from search.network import Network
 from search.sampler import make_sampler
-from search.seeds import starting_seeds
 from search.space import SearchSpace
 from search.study import TargetStudy
 from search.told import allowed_drop, told_of
 from search.view import View
-from tests.unit.search.fakes import MANY, FakeLauncher, World, failed, make_spec
+from tests.unit.search.fakes import FakeLauncher, World, failed, make_spec
+from tests.unit.search.surfaces import MANY
 
 
 def halfway(trials: int = 30) -> tuple[World, View]:
@@ -37,9 +38,7 @@ def halfway(trials: int = 30) -> tuple[World, View]:
 
 
 def study(*, preset: str = "tpe", seeds: bool = True) -> TargetStudy:
-    space = SearchSpace(MANY, RecoverySpec())
-    chosen = starting_seeds(space, limit=10) if seeds else ()
-    return TargetStudy(space, target=0, seed=3, seeds=chosen, preset=preset)
+    return TargetStudy(SearchSpace(Network(MANY), RecoverySpec()), target=0, seed=3, seeds=10 * seeds, preset=preset)
 
 
 def only(view: View, count: int) -> View:
@@ -87,16 +86,14 @@ def test_trials_in_flight_are_attached_and_can_be_told_later():
     assert rebuilt.ask(view) == whole.ask(view)
 
 
-def test_seeds_not_asked_yet_are_asked_after_a_rebuild():
+def test_a_chain_broken_off_goes_on_after_a_rebuild():
     _, view = halfway()
     early = only(view, 4)
     rebuilt = study()
     rebuilt.sync(early)
-    expected = starting_seeds(SearchSpace(MANY, RecoverySpec()), limit=10)
-    for number in (4, 5, 6):
-        asked = rebuilt.ask(early)
-        assert (asked.study_number, asked.seed_name) == (number, expected[number].name)
-        assert asked.candidate == expected[number].candidate
+    asked = rebuilt.ask(early)
+    assert (asked.study_number, asked.seed_name) == (4, view.trials_of(0)[4].seed_name)
+    assert asked.candidate == view.trials_of(0)[4].candidate
 
 
 def test_a_gap_in_the_rows_is_refused():
@@ -138,7 +135,9 @@ def test_what_did_not_give_a_point_is_told_as_pruned_and_infeasible():
 
 def test_optuna_still_takes_constraints_for_a_running_trial_by_its_private_id():
     """The one private name of Optuna we lean on, in the version we pin."""
-    plain = optuna.create_study(directions=["minimize", "minimize"], sampler=make_sampler("tpe", seed=0))
+    plain = optuna.create_study(
+        directions=["minimize", "minimize"], sampler=make_sampler("tpe", seed=0, distributions={})
+    )
     distribution = optuna.distributions.FloatDistribution(low=0.0, high=1.0)
     plain.add_trial(
         optuna.trial.create_trial(

@@ -9,9 +9,14 @@ from importlib.metadata import entry_points
 
 GROUP = "pruneloop.runtimes"
 REPLAY = "replay"  # a device that plays measurements back instead of making them, see workers/agent/replay
-BUILT_IN_RUNTIMES = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-xnnpack", "openvino")
+BUILT_IN_RUNTIMES = (
+    "ncnn", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-xnnpack", "openvino",
+)  # fmt: skip
+TORCH_RUNTIMES = ("torch", "torch-compile", "torch-compile-cuda", "torch-cuda")  # see workers/torch_runtime.py
 
 
 def known_runtimes() -> tuple[str, ...]:
     """Return the runtimes every agent knows, replay, and the plug-ins installed here."""
-    return tuple(sorted({*BUILT_IN_RUNTIMES, REPLAY, *(entry.name for entry in entry_points(group=GROUP))}))
+    return tuple(
+        sorted({*BUILT_IN_RUNTIMES, *TORCH_RUNTIMES, REPLAY, *(entry.name for entry in entry_points(group=GROUP))})
+    )

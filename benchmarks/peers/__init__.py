@@ -1,0 +1,34 @@
+"""Other people's ways to prune, each as its users would run it, on the bench of ``benchmarks.search_quality``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from benchmarks.peers import fastnas, greedy_chain, netadapt, plain_search, torch_pruning_grid
+from benchmarks.search_quality.bench import Bench
+
+METHODS: dict[str, Callable[[Bench], None]] = {
+    **torch_pruning_grid.METHODS,
+    **greedy_chain.METHODS,
+    **netadapt.METHODS,
+    **plain_search.METHODS,
+    **fastnas.METHODS,
+}
+STRONGEST = ("greedy-chain", "tp-isomorphic", "tp-taylor")
+"""Run with three seeds, as ours."""
+
+
+def missing(method: str) -> str | None:
+    """Return what to install before a method can run; None where it can."""
+    return fastnas.missing() if method in fastnas.METHODS else None
+
+
+def source_of(method: str) -> Path:
+    """Return the file a method is in."""
+    function = METHODS[method]
+    module = sys.modules[function.func.__module__ if isinstance(function, partial) else function.__module__]
+    assert module.__file__ is not None
+    return Path(module.__file__)

@@ -1,0 +1,216 @@
+"""Attention heads: groups a module declares, because a trace cannot see where one head ends and the next begins.
+
+A module with a method ``head_groups() -> Sequence[Heads]`` offers its heads one by one. For authors of plug-ins::
+
+    class Attention(nn.Module):
+        def __init__(self, dim, heads, head_dim):
+            super().__init__()
+            self.head_dim = head_dim
+            self.query = nn.Linear(dim, heads * head_dim)   # key and value likewise
+            self.proj = nn.Linear(heads * head_dim, dim)
+
+        def head_groups(self):
+            return (Heads(makes=("query", "key", "value"), reads=("proj",), head_dim=self.head_dim),)
+
+The forward takes the number of heads from the shapes (``reshape(samples, tokens, -1, head_dim)``), or from an attribute named in
+``Heads.count``, which is set with every cut. A declaration is believed only if a copy with half its heads runs and gives what
+the whole model gives when nobody reads the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from domain.candidate import GroupInfo, UnprunableLayer
+from pruning.cost import LayerCost
+from pruning.members import Group, Member, Role
+
+FUSED_NAMES = frozenset({"qkv", "Wqkv", "qkv_proj", "query_key_value", "c_attn", "in_proj", "to_qkv", "kv", "to_kv"})
+COUNT_NAMES = ("num_heads", "num_attention_heads", "n_heads", "n_head", "heads")
+
+
+@dataclass(frozen=True)
+class Heads:
+    """What a module declares of its attention heads.
+
+    Args:
+        makes: Names, inside the module, of the linear layers whose outputs are heads side by side; query first.
+        reads: Names of the linear layers whose inputs are heads side by side.
+        head_dim: Features of one head, the same in all those layers.
+        count: Name of the module's attribute that holds the number of heads, where its forward needs one.
+    """
+
+    makes: tuple[str, ...]
+    reads: tuple[str, ...]
+    head_dim: int
+    count: str | None = None
+
+
+def find_heads(
+    model: nn.Module, example: Tensor, costs: dict[str, LayerCost], stages: dict[str, int]
+) -> tuple[tuple[Group, ...], tuple[UnprunableLayer, ...]]:
+    """Return a group for every declared set of heads that can be narrowed, and the ones refused, with the reason.
+
+    Args:
+        model: Eager module; not changed.
+        example: Inputs the model takes, shape ``(N, ...)``.
+        costs: Layer name -> cost.
+        stages: Layer name -> resolution stage.
+    """
+    groups: list[Group] = []
+    refused: list[UnprunableLayer] = []
+    for owner, module in model.named_modules():
+        declare = getattr(module, "head_groups", None)
+        for heads in declare() if callable(declare) else ():
+            members, reason = _members(model, owner, heads)
+            group = None
+            if reason is None:
+                group = _group(model, owner, heads, members, costs, stages)
+                reason = _why_heads_cannot_go(model, group, example)
+            if reason is None and group is not None:
+                groups.append(group)
+            else:
+                refused += [UnprunableLayer(name=_join(owner, name), reason=reason or "") for name in heads.makes]
+    return tuple(groups), tuple(refused)
+
+
+def heads_members(model: nn.Module, group: Group) -> tuple[Member, ...]:
+    """Return the members of a declared group as they stand in a narrower model."""
+    each = len(group.members[0].index) // group.channels
+    return tuple(
+        _member(member.name, member.role, _width(model.get_submodule(member.name), member.role) // each, each)
+        for member in group.members
+    )
+
+
+def cut_heads(model: nn.Module, group: Group, remove: Sequence[int]) -> None:
+    """Remove heads of a declared group from a model, in place."""
+    gone = set(remove)
+    for member in group.members:
+        positions = [index for index, head in zip(member.index, member.root, strict=True) if head not in gone]
+        _keep(model.get_submodule(member.name), positions, member.role)
+    if group.count is not None:
+        owner, _, attribute = group.count.rpartition(".")
+        setattr(model.get_submodule(owner), attribute, group.channels - len(gone))
+
+
+def why_attention_is_whole(model: nn.Module, name: str) -> str | None:
+    """Return why a layer of an attention that declares nothing stays whole; None if it does not look like one."""
+    owner, _, leaf = name.rpartition(".")
+    parent = model.get_submodule(owner)
+    module = model.get_submodule(name)
+    advice = "use separate query, key, value and output layers in a module that declares head_groups()"
+    if isinstance(parent, nn.MultiheadAttention):
+        return f"nn.MultiheadAttention keeps its heads in one packed weight, which cannot be cut yet; {advice}"
+    if leaf in FUSED_NAMES and isinstance(module, nn.Linear):
+        return f"a fused query-key-value layer cannot be cut yet; {advice}"
+    if any(isinstance(getattr(parent, count, None), int) for count in COUNT_NAMES):
+        return f"part of {type(parent).__name__}, an attention with a fixed number of heads; {advice}"
+    return None
+
+
+def _members(model: nn.Module, owner: str, heads: Heads) -> tuple[tuple[Member, ...], str | None]:
+    members: list[Member] = []
+    counts: set[int] = set()
+    for role, names in ((Role.PRODUCES, heads.makes), (Role.CONSUMES, heads.reads)):
+        for name in (_join(owner, name) for name in names):
+            module = model.get_submodule(name)
+            if not isinstance(module, nn.Linear) or nn.utils.parametrize.is_parametrized(module):
+                return (), f"{name}, declared to hold heads, is not a plain linear layer"
+            width = _width(module, role)
+            if width % heads.head_dim:
+                return (), f"{name} has {width} features, which are no whole heads of {heads.head_dim}"
+            counts.add(width // heads.head_dim)
+            members.append(_member(name, role, width // heads.head_dim, heads.head_dim))
+    if not heads.makes or not heads.reads:
+        return (), "its declaration names no layer that makes or reads heads"
+    if len(counts) > 1:
+        return (), f"its layers hold different numbers of heads ({', '.join(map(str, sorted(counts)))})"
+    if counts == {1}:
+        return (), "it has one head only"
+    return tuple(members), None
+
+
+def _group(
+    model: nn.Module,
+    owner: str,
+    heads: Heads,
+    members: tuple[Member, ...],
+    costs: dict[str, LayerCost],
+    stages: dict[str, int],
+) -> Group:
+    makers = [member.name for member in members if member.role is Role.PRODUCES]
+    info = GroupInfo(
+        name=makers[0],
+        channels=len(members[0].index) // heads.head_dim,
+        stage=stages.get(makers[0], 0),
+        is_residual=False,
+        topology=f"heads:{len(heads.makes)}x{heads.head_dim}",
+        members=tuple(member.name for member in members),
+        params=sum(_params(model, member) for member in members),
+        macs=sum(costs[name].macs for name in makers if name in costs),
+        granularity=1,
+    )
+    return Group(info, members, is_declared=True, count=None if heads.count is None else _join(owner, heads.count))
+
+
+def _why_heads_cannot_go(model: nn.Module, group: Group, example: Tensor) -> str | None:
+    """Cut half of the heads of a copy and compare with a copy in which nobody reads them."""
+    gone = range(group.channels // 2)
+    cut, deaf = deepcopy(model).eval(), deepcopy(model).eval()
+    for member in group.of_role(Role.CONSUMES):
+        unread = [index for index, head in zip(member.index, member.root, strict=True) if head in gone]
+        weight = deaf.get_submodule(member.name).weight
+        assert isinstance(weight, Tensor)
+        weight.data[:, unread] = 0
+    with torch.no_grad():
+        wanted = deaf(example[:2])
+        try:
+            cut_heads(cut, group, gone)
+            given = cut(example[:2])
+        except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, AssertionError) as error:
+            return f"the model does not run with fewer of its heads: {str(error).splitlines()[0]}"
+    if given.shape != wanted.shape or not torch.allclose(given, wanted, rtol=1e-3, atol=1e-4):
+        return "its heads are not independent: without half of them the others give something else"
+    return None
+
+
+def _member(name: str, role: Role, heads: int, each: int) -> Member:
+    features = range(heads * each)
+    return Member(name, role, tuple(features), tuple(feature // each for feature in features))
+
+
+def _width(module: nn.Module, role: Role) -> int:
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight.shape[1 if role is Role.CONSUMES else 0]
+
+
+def _params(model: nn.Module, member: Member) -> int:
+    module = model.get_submodule(member.name)
+    assert isinstance(module, nn.Linear)
+    has_bias = module.bias is not None and member.role is Role.PRODUCES
+    return module.weight.numel() + (module.bias.numel() if has_bias else 0)
+
+
+def _keep(module: nn.Module, positions: list[int], role: Role) -> None:
+    assert isinstance(module, nn.Linear)
+    index = torch.tensor(positions, device=module.weight.device)
+    axis = 1 if role is Role.CONSUMES else 0
+    needs_grad = module.weight.requires_grad
+    module.weight = nn.Parameter(module.weight.detach().index_select(axis, index), requires_grad=needs_grad)
+    if role is Role.CONSUMES:
+        module.in_features = len(positions)
+        return
+    module.out_features = len(positions)
+    if module.bias is not None:
+        module.bias = nn.Parameter(module.bias.detach()[index], requires_grad=module.bias.requires_grad)
+
+
+def _join(owner: str, name: str) -> str:
+    return f"{owner}.{name}" if owner else name

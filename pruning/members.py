@@ -1,0 +1,77 @@
+"""What a group of coupled channels is: its members, and where in each of them its channels lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from torch import nn
+
+from domain.candidate import GroupInfo, UnprunableLayer
+
+
+class Role(StrEnum):
+    """What a member does with the group's channels."""
+
+    PRODUCES = "out"  # a convolution or linear layer whose outputs they are
+    CARRIES = "depthwise"  # a depthwise convolution: in and out at once
+    NORMALISES = "norm"
+    CONSUMES = "in"
+    SCALES = "parameter"  # a bare parameter, such as a layer scale
+
+
+@dataclass(frozen=True)
+class Member:
+    """One layer's part in a group.
+
+    ``index[i]`` is a position along the layer's own channel dimension and ``root[i]`` the group's channel it belongs to:
+    a linear layer after a flatten has several positions for one channel, a layer after a concatenation has an offset.
+    """
+
+    name: str
+    role: Role
+    index: tuple[int, ...]
+    root: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group as the search sees it (``info``) and the members surgery and importance work on.
+
+    ``is_declared``: attention heads, which a module declares and no trace finds. ``count`` then names the attribute, by its full
+    path, that holds the number of heads, where there is one.
+    """
+
+    info: GroupInfo
+    members: tuple[Member, ...]
+    is_declared: bool = False
+    count: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.info.name
+
+    @property
+    def channels(self) -> int:
+        return self.info.channels
+
+    def of_role(self, *roles: Role) -> tuple[Member, ...]:
+        return tuple(member for member in self.members if member.role in roles)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """All groups of a model, in the order their layers are defined, and the layers that stay whole, with reasons."""
+
+    groups: tuple[Group, ...]
+    unprunable: tuple[UnprunableLayer, ...]
+
+
+def has_layer(model: nn.Module, member: Member) -> bool:
+    """Whether a member is still part of a model: blocks that were dropped took theirs along."""
+    owner, _, name = member.name.rpartition(".")
+    try:
+        found = getattr(model.get_submodule(owner), name, None)
+    except AttributeError:
+        return False
+    return found is not None

@@ -1,0 +1,54 @@
+"""The layers of a model as the search counts them: cost of each and the groups its channels belong to."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from domain.network import LayerInfo
+from pruning.cost import layer_costs
+from pruning.groups import Group, Groups, Member, Role
+
+
+def describe_layers(model: nn.Module, groups: Groups, example: Tensor) -> tuple[LayerInfo, ...]:
+    """Describe every layer that costs multiply-accumulates, in the order they run.
+
+    Args:
+        model: The dense module ``groups`` was found on.
+        groups: Its groups.
+        example: Inputs the model takes, shape ``(N, ...)``.
+    """
+    outputs: dict[str, dict[str, int]] = {}
+    inputs: dict[str, dict[str, int]] = {}
+    for group in groups.groups:
+        for member in group.members:
+            if member.role in {Role.PRODUCES, Role.CARRIES}:
+                outputs.setdefault(member.name, {})[group.name] = _each(group, member)
+            elif member.role is Role.CONSUMES:
+                inputs.setdefault(member.name, {})[group.name] = _each(group, member)
+    layers = []
+    for name, cost in layer_costs(model, example).items():
+        out_channels, in_channels = _channels(model.get_submodule(name))
+        layers.append(
+            LayerInfo(
+                name=name,
+                macs=cost.macs,
+                positions=max(1, cost.positions),
+                out_channels=out_channels,
+                in_channels=in_channels,
+                out_groups=outputs.get(name, {}),
+                in_groups=inputs.get(name, {}),
+            )
+        )
+    return tuple(layers)
+
+
+def _each(group: Group, member: Member) -> int:
+    return max(1, len(member.index) // group.channels)
+
+
+def _channels(module: nn.Module) -> tuple[int, int]:
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    if isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+        return weight.shape[1] * module.groups, weight.shape[0] // module.groups
+    return weight.shape[0], weight.shape[1]

@@ -1,0 +1,123 @@
+"""Widths for a latency: the most accuracy kept within a budget, one narrowing after the other, the cheapest first.
+
+The price of a narrowing is the accuracy it costs over the predicted latency it saves, both from where the network stands: what
+a group saves depends on how narrow its neighbours are. Steps that save nothing on the target are skipped over.
+
+Source: the greedy width search of NetAdapt, arXiv:1804.03230, on a fitted latency model instead of per-layer tables, and on
+probed losses corrected by trials instead of retrained ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from domain.candidate import GroupInfo
+from search.latency_model import LatencyModel
+from search.loss_model import LossModel
+from search.network import Floats, Ints
+from search.widths import widths_of
+
+LOOK_AHEAD = 3  # widths: the first may save nothing where the target packs channels
+MOST_OPTIONS = 14  # widths a group: a wide group is searched in coarser steps
+GROUPS_A_MOVE = 16  # one narrowing a step for each so many groups: a large network in as many steps as a small one
+
+
+@dataclass(frozen=True)
+class Options:
+    """What each column may be cut to, widest first (a block: there or gone), and what each cut costs in accuracy."""
+
+    kept: tuple[Ints, ...]
+    losses: tuple[Floats, ...]
+
+    @property
+    def narrowest(self) -> Ints:
+        """Return the row of everything cut as far as it may be, no block dropped."""
+        return np.array([kept[-1] if kept[0] > 1 or len(kept) == 1 else 1 for kept in self.kept])
+
+
+def options_of(loss: LossModel, *, trust: float, multipliers: Mapping[str, float]) -> Options:
+    """Return every cut there is, down to the ceilings, with losses over multipliers: above one, prune it more."""
+    kept = [
+        allowed_widths(group, loss.ceiling(group)) if loss.network.has_channels else [group.channels]
+        for group in loss.network.groups
+    ]
+    kept += [[1, 0] if loss.may_drop(block) else [1] for block in loss.network.blocks]
+    names = (*loss.network.names, *(block.name for block in loss.network.blocks))
+    losses = [
+        np.array([loss.lost(column, one, trust=trust) / multipliers.get(name, 1.0) for one in allowed])
+        for column, (name, allowed) in enumerate(zip(names, kept, strict=True))
+    ]
+    return Options(tuple(np.array(allowed, dtype=np.int64) for allowed in kept), tuple(losses))
+
+
+def allowed_widths(group: GroupInfo, ceiling: float) -> list[int]:
+    """Return a group's widths, widest first: all of its channels, then the steps down to its ceiling, thinned."""
+    least = group.channels * (1.0 - ceiling) - 1e-9
+    known = [width for width in widths_of(group) if width >= least]
+    if not known or known[-1] != group.channels:
+        known.append(group.channels)
+    while (
+        len(known) > MOST_OPTIONS
+    ):  # drop the step that matters least: the one closest to its wider neighbour, in ratio
+        ratios = [known[index + 1] / known[index] for index in range(1, len(known) - 1)]
+        known.pop(1 + int(np.argmin(ratios)))
+    return known[::-1]
+
+
+def narrow(latency: LatencyModel, options: Options, start: Ints, *, to_ratio: float) -> list[Ints]:
+    """Return the rows passed on the way from ``start`` to a latency ratio by the model's formula; none if it is there.
+
+    Args:
+        latency: Of the target and precision.
+        options: What each group may be cut to.
+        start: The row to begin with.
+        to_ratio: Where to stop; the path ends earlier where no narrowing saves anything any more.
+    """
+    row = start.copy()
+    path: list[Ints] = []
+    at = float(latency.formula(row[None])[0])
+    moves = 1 + len(row) // GROUPS_A_MOVE
+    while at > to_ratio:
+        cuts = _cuts(options, row)
+        if not cuts:
+            break
+        tried = np.repeat(row[None], len(cuts), axis=0)
+        for index, (column, kept, _) in enumerate(cuts):
+            tried[index, column] = kept
+        saved = at - latency.formula(tried)
+        prices = np.where(saved > 1e-9, np.array([lost for _, _, lost in cuts]) / np.maximum(saved, 1e-9), np.inf)
+        taken: set[int] = set()
+        for index in np.argsort(prices, kind="stable"):
+            column, kept, _ = cuts[int(index)]
+            if not np.isfinite(prices[index]) or len(taken) >= moves:
+                break
+            if column not in taken:
+                taken.add(column)
+                row[column] = kept
+        if not taken:
+            break
+        at = float(latency.formula(row[None])[0])
+        path.append(row.copy())
+    return path
+
+
+def reaching(latency: LatencyModel, path: Sequence[Ints], ratio: float) -> Ints | None:
+    """Return the first row of a path whose predicted latency, correction and all, is at most a ratio; else the last."""
+    if not path:
+        return None
+    predicted = latency.predict_rows(np.array(path))
+    fitting = np.flatnonzero(predicted <= ratio)
+    return path[int(fitting[0])] if len(fitting) else path[-1]
+
+
+def _cuts(options: Options, row: Ints) -> list[tuple[int, int, float]]:
+    """Return (column, what is kept, accuracy it costs) of every cut to look at from where the network stands."""
+    cuts = []
+    for column, (kept, losses) in enumerate(zip(options.kept, options.losses, strict=True)):
+        now = float(np.interp(row[column], kept[::-1], losses[::-1]))
+        below = np.flatnonzero(kept < row[column])[:LOOK_AHEAD]
+        cuts += [(column, int(kept[index]), max(float(losses[index]) - now, 1e-7)) for index in below]
+    return cuts

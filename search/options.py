@@ -1,0 +1,29 @@
+"""Parts of the search that can be switched off, to find out what each is worth. A user never needs to."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, fields
+
+from domain.errors import Invalid
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Which parts of the search are on."""
+
+    latency_model: bool = True
+    seeds: bool = True
+    ranges: bool = True
+    inheritance: bool = True
+
+    @classmethod
+    def without(cls, names: Collection[str]) -> Parts:
+        """Return all parts but the named ones. Raises Invalid ``unknown_part``."""
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(set(names) - set(known))
+        if unknown:
+            raise Invalid(
+                f"The search has no part {', '.join(unknown)}; it has: {', '.join(known)}.", code="unknown_part"
+            )
+        return cls(**{name: name not in names for name in known})

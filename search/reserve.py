@@ -1,0 +1,91 @@
+"""What to keep of the wall budget for the finals: as much as the front's own builds say they will take. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from domain.build import BuildResult, CandidateRequest
+from domain.trial import Trial
+from search.accounting import FINAL_PLAN_S, elapsed_s
+from search.finals import pick
+from search.view import View
+
+# Of the wall budget: past that a search for fewer finals serves better than many finals of no search.
+MOST_FOR_FINALS = 0.4
+SESSION_S = 2.0  # fetch, load, check and warm-up of a measuring session
+MARGIN = 1.15  # an epoch takes a little longer at one time than at another
+FINAL_OVER_TRIAL = 1.5
+MOST_WANTED = 3  # finals a target that the search makes room for; more are made where time is left
+
+
+def final_build_s(view: View, trial: Trial) -> float | None:
+    """Return the seconds the final build of a trial should take, from its own build; None where that does not tell.
+
+    Recovery grows with the epochs; the rest (load, surgery, export) stays. Evaluation on test is about one on val.
+    """
+    build = view.builds_by_id.get(trial.build_id or "")
+    if build is None or not isinstance(build.request, CandidateRequest) or not isinstance(build.outcome, BuildResult):
+        return None
+    if build.started_at is None or build.finished_at is None:
+        return None
+    recover_s = build.outcome.stages_s.get("recover", 0.0)
+    epochs = build.request.candidate.recovery.epochs
+    other_s = max(0.0, (build.finished_at - build.started_at).total_seconds() - recover_s)
+    return other_s + (recover_s / epochs if epochs > 0 else 0.0) * view.spec.final.epochs
+
+
+def final_measured_s(view: View) -> float:
+    """Return the seconds a final should be measured for, from the trials measured last: pairs are more, sessions fewer."""
+    done = [m for m in view.snapshot.measurements if m.started_at is not None and m.finished_at is not None][-5:]
+    spans = [(m.finished_at - m.started_at).total_seconds() for m in done if m.started_at and m.finished_at]
+    return min(FINAL_PLAN_S, FINAL_OVER_TRIAL * sum(spans) / len(spans)) if spans else FINAL_PLAN_S
+
+
+def final_s(view: View, trial: Trial) -> float:
+    """Return the seconds the final of a trial should take, built and measured."""
+    return MARGIN * ((final_build_s(view, trial) or 0.0) + final_measured_s(view))
+
+
+def reserve_s(view: View) -> float:
+    """Return the seconds to keep back for the finals a user wants most, were the search to end now; 0 before it has a front."""
+    total_s = 0.0
+    for target, spec in enumerate(view.spec.targets):
+        wanted = pick(view, target, keep=min(MOST_WANTED, view.spec.final.keep))
+        if wanted:
+            total_s += sum(final_s(view, trial) for trial in wanted) + len(spec.precision) * SESSION_S
+    return total_s
+
+
+def in_flight_s(view: View) -> float:
+    """Return the seconds one more trial takes from its ask to its number: what is asked last must still come in."""
+    last = [trial for trial in view.snapshot.trials if trial.finished_at is not None and trial.build_id is not None][
+        -3:
+    ]
+    spans = [(trial.finished_at - trial.created_at).total_seconds() for trial in last if trial.finished_at is not None]
+    return sum(spans) / len(spans) if spans else 0.0
+
+
+def search_ends_s(view: View) -> float:
+    """Return the used seconds of the wall budget at which asking ends, so that the finals fit in the rest."""
+    wall_s = view.spec.budget.wall_s
+    return wall_s - min(reserve_s(view) + in_flight_s(view), MOST_FOR_FINALS * wall_s)
+
+
+def affordable(view: View, now: datetime) -> dict[int, list[int]]:
+    """Return, a target, the numbers of the finals that fit in the time left: the most wanted first, and one at least.
+
+    Targets take turns. One that does not fit is passed over for a quicker one after it: wide networks take long to recover.
+    """
+    left_s = view.spec.budget.wall_s - elapsed_s(view, now)
+    left_s -= sum(len(spec.precision) for spec in view.spec.targets) * SESSION_S
+    wanted = {target: pick(view, target, keep=view.spec.final.keep) for target in range(len(view.spec.targets))}
+    chosen: dict[int, list[int]] = {target: [] for target in wanted}
+    for place in range(view.spec.final.keep):
+        for target, trials in wanted.items():
+            if place >= len(trials):
+                continue
+            takes_s = final_s(view, trials[place])
+            if takes_s <= left_s or not chosen[target]:
+                chosen[target].append(trials[place].number)
+                left_s -= takes_s
+    return chosen
