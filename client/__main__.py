@@ -1,4 +1,4 @@
-"""``pruneloop``: the command line. Exit codes: 0 done, 1 what was asked failed, 2 wrong usage, 3 no server or no access."""
+"""``pruneloop``: the command line. Exit codes: see docs/reference/command-line.md, held by a test."""
 
 from __future__ import annotations
 
@@ -6,22 +6,20 @@ import sys
 
 import typer
 
-from client.commands import agent, bench, devices, jobs, server
+from client.commands import agent, bench, devices, jobs, report, server
 from client.commands.shared import INTERRUPTED, exit_code_of, show_error
 from domain.errors import PruneloopError
 
 HELP = """Prune models in a loop with the devices they will run on.
 
-PRUNELOOP_URL and PRUNELOOP_TOKEN say which server; without them the one running in ./.pruneloop is used.
-Exit codes: 0 done, 1 what was asked failed, 2 wrong usage, 3 no server or no access."""
+PRUNELOOP_URL and PRUNELOOP_TOKEN say which server, or ~/.config/pruneloop/config.toml; else the one running in ./.pruneloop.
+Exit codes: 0 done, 1 what was asked failed, 2 wrong usage, 3 no server or no access, 4 the job still runs, 130 Ctrl-C."""
 
 
 def make_app() -> typer.Typer:
     """Return the command line application."""
-    app = typer.Typer(
-        name="pruneloop", help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
-    )
-    for commands in (server, jobs, devices, agent, bench):
+    app = typer.Typer(name="pruneloop", help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
+    for commands in (server, jobs, report, devices, agent, bench):
         commands.register(app)
     return app
 

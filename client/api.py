@@ -37,9 +37,27 @@ FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 2.0
 PAGE_SIZE = 200
 BLOCK_BYTES = 1024 * 1024
+STREAM_QUIET_S = 30.0
+LEAST_WAIT_S = 0.05
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 TRANSFER_TIMEOUT = httpx.Timeout(300.0, connect=5.0)
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+def _lines(response: httpx.Response, deadline: float | None) -> Iterator[str]:
+    """Yield the lines of a stream; ends early, without an error, once the deadline has passed."""
+    try:
+        for line in response.iter_lines():
+            yield line.rstrip("\r\n")
+            if deadline is not None and time.monotonic() >= deadline:
+                return
+    except httpx.ReadTimeout:
+        if deadline is None or time.monotonic() < deadline:
+            raise
+
+
+def _still_running(view: JobView) -> Unavailable:
+    return Unavailable(f"Job {view.id} is still {view.state} ({view.stage}).", code="still_running")
 
 
 class PruneloopClient:
@@ -126,17 +144,27 @@ class PruneloopClient:
         """Kill running work."""
         return self._verb(job_id, JobVerb.CANCEL)
 
-    def watch(self, job_id: str, *, after: int = 0) -> Iterator[Event]:
-        """Yield a job's events past an id until the job is over; comes back where the stream broke."""
+    def watch(self, job_id: str, *, after: int = 0, timeout_s: float | None = None) -> Iterator[Event]:
+        """Yield a job's events past an id until the job is over; comes back where the stream broke.
+
+        Raises:
+            Unavailable: ``still_running`` where ``timeout_s`` is up; the job goes on.
+        """
         quiet_tries = 0
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             try:
-                for event in self._stream(job_id, after):
+                for event in self._stream(job_id, after, deadline):
                     after, quiet_tries = event.id, 0
                     yield event
-                if self.job(job_id).state.is_terminal:
+                view = self.job(job_id)
+                if view.state.is_terminal:
                     return
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise _still_running(view)
             except (httpx.TransportError, Unavailable) as error:
+                if isinstance(error, Unavailable) and error.code == "still_running":
+                    raise
                 quiet_tries += 1
                 if quiet_tries > TRIES:
                     raise unreachable(self.base_url, error) from error
@@ -169,7 +197,7 @@ class PruneloopClient:
             if view.state.is_terminal:
                 return view
             if deadline is not None and time.monotonic() >= deadline:
-                raise Unavailable(f"Job {job_id} is still {view.state} ({view.stage}).", code="still_running")
+                raise _still_running(view)
             time.sleep(poll_s)
 
     # --- files ------------------------------------------------------------------------------------------------------
@@ -274,13 +302,17 @@ class PruneloopClient:
             self._etags = {path: (response.headers["ETag"], response.content)}
         return response.content
 
-    def _stream(self, job_id: str, after: int) -> Iterator[Event]:
+    def _stream(self, job_id: str, after: int, deadline: float | None) -> Iterator[Event]:
         headers = {"Last-Event-ID": str(after), "Accept": "text/event-stream"}
-        with self._http.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers) as response:
+        timeout = TIMEOUT
+        if deadline is not None:
+            rest_s = max(LEAST_WAIT_S, min(STREAM_QUIET_S, deadline - time.monotonic()))
+            timeout = httpx.Timeout(rest_s, connect=5.0)
+        with self._http.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers, timeout=timeout) as response:
             if response.status_code >= 400:
                 response.read()
                 raise error_of(response)
-            for message in read_messages(line.rstrip("\r\n") for line in response.iter_lines()):
+            for message in read_messages(_lines(response, deadline)):
                 body = json.loads(message.data)
                 yield Event(
                     id=int(body["id"]),

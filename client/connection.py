@@ -1,4 +1,4 @@
-"""Which server the command line talks to: flags, then the environment, then the one that runs on this machine."""
+"""Which server is talked to: what was given, then the environment, the configuration file, the one on this machine."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.api import PruneloopClient
+from client.config import config_path, load_config
 from domain.errors import Unauthorized, Unavailable
 
 DEFAULT_DATA_DIR = Path(".pruneloop")
@@ -32,16 +33,21 @@ def local_server(data_dir: Path) -> LocalServer | None:
         return None
 
 
-def connect(url: str | None = None, token: str | None = None, data_dir: Path = DEFAULT_DATA_DIR) -> PruneloopClient:
+def connect(url: str | None = None, token: str | None = None, data_dir: Path | None = None) -> PruneloopClient:
     """Return a client of the server that is meant.
 
     Raises:
+        Invalid: ``bad_config`` where the configuration file is wrong.
         Unauthorized: ``no_token`` where there is neither a token nor a local data folder.
         Unavailable: ``no_server`` where a token is given, but no server is.
     """
-    url = url or os.environ.get("PRUNELOOP_URL")
-    token = token or os.environ.get("PRUNELOOP_TOKEN")
-    local = local_server(data_dir)
+    config = load_config()
+    # A folder that is named means the server in it, whatever the file says of another.
+    named = data_dir is not None
+    folder = data_dir or Path(config.data_dir or DEFAULT_DATA_DIR).expanduser()
+    url = url or os.environ.get("PRUNELOOP_URL") or (None if named else config.url)
+    token = token or os.environ.get("PRUNELOOP_TOKEN") or (None if named else config.read_token())
+    local = local_server(folder)
     if url is None and local is not None:
         return PruneloopClient(local.url, token or local.token)
     if token is None and local is not None and url is not None and url.rstrip("/") == local.url.rstrip("/"):
@@ -49,12 +55,13 @@ def connect(url: str | None = None, token: str | None = None, data_dir: Path = D
     if token is None:
         if url is None:
             raise Unavailable(
-                f"No server is known: {data_dir}/run/server.json is not there. Start one with `pruneloop up`, "
-                "or set PRUNELOOP_URL and PRUNELOOP_TOKEN.",
+                f"No server is known: {folder}/run/server.json is not there. Start one with `pruneloop up`, "
+                f"or set PRUNELOOP_URL and PRUNELOOP_TOKEN (or `url` and `token_file` in {config_path()}).",
                 code="no_server",
             )
         raise Unauthorized(
-            "No token is known for that server; set PRUNELOOP_TOKEN to the text of its admin-token file.",
+            f"No token is known for {url}; set PRUNELOOP_TOKEN to the text of its admin-token file, "
+            f"or name that file as `token_file` in {config_path()}.",
             code="no_token",
         )
     return PruneloopClient(url or DEFAULT_URL, token)

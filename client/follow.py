@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime
 
 from rich.console import Console, Group, RenderableType
@@ -13,36 +12,48 @@ from rich.text import Text
 
 from api.schemas.jobs import JobView
 from client.api import PruneloopClient
+from client.pace import Pace, PaceMeter
 from client.render import COLOUR_OF_STATE, duration
 
 POLL_S = 0.5
 
 
-def follow(client: PruneloopClient, job_id: str, console: Console) -> JobView:
+def follow(client: PruneloopClient, job_id: str, console: Console, *, timeout_s: float | None = None) -> JobView:
     """Show a job's progress until it is over; return it.
 
     Args:
         client: Of the server that has the job.
         job_id: The job.
         console: Where to show it; control codes are written to a terminal only.
+        timeout_s: Stop watching after this long; None: never.
+
+    Raises:
+        Unavailable: ``still_running`` where time is up; the job goes on.
     """
+    meter = PaceMeter()
     if console.is_terminal:
         with Live(console=console, refresh_per_second=4, transient=False) as live:
-            return client.wait(job_id, poll_s=POLL_S, on_change=lambda view: live.update(progress_block(view)))
-    printer = LinePrinter(console)
-    return client.wait(job_id, poll_s=POLL_S, on_change=printer.show)
+            return client.wait(
+                job_id,
+                timeout_s=timeout_s,
+                poll_s=POLL_S,
+                on_change=lambda view: live.update(progress_block(view, meter.see(view))),
+            )
+    printer = LinePrinter(console, meter)
+    return client.wait(job_id, timeout_s=timeout_s, poll_s=POLL_S, on_change=printer.show)
 
 
 class LinePrinter:
     """Prints a line whenever what a person would want to know has changed."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, meter: PaceMeter | None = None) -> None:
         self._console = console
+        self._meter = meter or PaceMeter()
         self._last: tuple[object, ...] | None = None
-        self._started = time.monotonic()
 
     def show(self, view: JobView) -> None:
         progress = view.progress
+        pace = self._meter.see(view)
         news = (
             view.state,
             view.stage,
@@ -56,11 +67,11 @@ class LinePrinter:
         )
         if news != self._last:
             self._last = news
-            line = f"{duration(elapsed_s(view)):>7}  {summary_line(view)}"
+            line = f"{duration(elapsed_s(view)):>7}  {summary_line(view, pace)}"
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def summary_line(view: JobView) -> str:
+def summary_line(view: JobView, pace: Pace | None = None) -> str:
     """Return a job's progress in one line."""
     progress = view.progress
     state, stage = view.state.value.lower(), view.stage.value.replace("_", " ")
@@ -74,12 +85,24 @@ def summary_line(view: JobView) -> str:
         parts.append(f"best {progress.best_speedup:.2f}x")
     parts += [f"building {_build_stage(build.kind, build.progress)}" for build in progress.builds_running]
     parts += [f"{item.device} measures (target {item.target})" for item in progress.measurements_running]
+    if pace is not None and (text := pace_text(pace)):
+        parts.append(text)
     if view.reason:
         parts.append(view.reason)
     return "  |  ".join(parts)
 
 
-def progress_block(view: JobView) -> RenderableType:
+def pace_text(pace: Pace) -> str:
+    """Return rate and time left as people say them; empty where neither is known."""
+    parts = [] if pace.trials_per_min is None else [f"{pace.trials_per_min:.2g} trials/min"]
+    if pace.left_s is not None:
+        parts.append(
+            f"at most {duration(pace.left_s)} left" if pace.is_budget else f"about {duration(pace.left_s)} left"
+        )
+    return ", ".join(parts)
+
+
+def progress_block(view: JobView, pace: Pace | None = None) -> RenderableType:
     """Return a job's progress as a block of a few lines."""
     progress = view.progress
     head = Text.assemble(
@@ -101,8 +124,16 @@ def progress_block(view: JobView) -> RenderableType:
         Text(_states(progress.trials_by_state), style="dim"),
     )
     table.add_row("trials", bar)
+    if pace is not None and (text := pace_text(pace)):
+        table.add_row("pace", Text(text))
     if progress.finals_wanted:
-        table.add_row("finals", f"{progress.finals_done}/{progress.finals_wanted} recovered at length")
+        finals = Table.grid(padding=(0, 2))
+        finals.add_row(
+            ProgressBar(total=progress.finals_wanted, completed=progress.finals_done, width=32),
+            f"{progress.finals_done}/{progress.finals_wanted}",
+            Text("recovered at length", style="dim"),
+        )
+        table.add_row("finals", finals)
     if progress.best_speedup is None:
         table.add_row("best", Text("nothing measured within the allowed drop yet", style="dim"))
     else:

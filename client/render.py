@@ -46,7 +46,7 @@ def jobs_table(jobs: Sequence[Job]) -> Table:
         )
         for job in jobs
     ]
-    return _table(("job", "name", "state", "stage", ">trials", ">age", "note"), rows, folding={"name", "note"})
+    return table_of(("job", "name", "state", "stage", ">trials", ">age", "note"), rows, folding={"name", "note"})
 
 
 def devices_table(devices: Sequence[Device]) -> Table:
@@ -72,7 +72,7 @@ def devices_table(devices: Sequence[Device]) -> Table:
             )
         )
     columns = ("device", "name", "state", "online", "labels", "runtimes", ">queue", ">seen", "note")
-    return _table(columns, rows, folding={"name", "labels", "runtimes", "note"})
+    return table_of(columns, rows, folding={"name", "labels", "runtimes", "note"})
 
 
 def front_table(front: Front, spec: JobSpec | None = None, *, files: Mapping[str, str] | None = None) -> Table:
@@ -89,7 +89,7 @@ def front_table(front: Front, spec: JobSpec | None = None, *, files: Mapping[str
     for index, point in enumerate(front.items):
         neighbours = [front.items[i] for i in (index - 1, index + 1) if 0 <= i < len(front.items)]
         rows.append(_cells(point, "≈" if any(overlap(point, other) for other in neighbours) else "", files))
-    table = _table(columns, rows, folding={"file"}, section_after=len(front.dense))
+    table = table_of(columns, rows, folding={"file"}, section_after=len(front.dense))
     table.title = Text(f"{_target_name(front, spec)} ({kind})")
     table.caption = Text("\n".join(_notes(front, spec)))
     table.title_justify = table.caption_justify = "left"
@@ -194,7 +194,7 @@ def _notes(front: Front, spec: JobSpec | None) -> list[str]:
     return notes
 
 
-def _table(
+def table_of(
     columns: Sequence[str], rows: Sequence[Sequence[str | Text]], *, folding: Set[str], section_after: int = 0
 ) -> Table:
     """Return a table in which only the folding columns give way when the terminal is narrow."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from client.commands.shared import DEFAULT_DIR, DataDir, Json, Token, Url, connect, emit, labels_of, write_json
+from client.commands.shared import DataDir, Json, Token, Url, connect, emit, labels_of, write_json
 from client.render import devices_table
 
 NO_DEVICES = (
@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 
 def devices(
-    context: typer.Context, as_json: Json = False, url: Url = None, token: Token = None, data_dir: DataDir = DEFAULT_DIR
+    context: typer.Context, as_json: Json = False, url: Url = None, token: Token = None, data_dir: DataDir = None
 ) -> None:
     """List devices: state, labels, runtimes, queue."""
     if context.invoked_subcommand is not None:
@@ -41,7 +41,7 @@ def add(
     as_json: Json = False,
     url: Url = None,
     token: Token = None,
-    data_dir: DataDir = DEFAULT_DIR,
+    data_dir: DataDir = None,
 ) -> None:
     """Print the one line that makes a fresh machine with Python 3.11 or later a device."""
     with connect(url, token, data_dir) as client:

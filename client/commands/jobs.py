@@ -11,14 +11,16 @@ import typer
 
 from client.api import PruneloopClient
 from client.commands.shared import (
-    DEFAULT_DIR,
     FAILED,
     INTERRUPTED,
     OK,
+    STILL_RUNNING,
     DataDir,
+    JobArgument,
     Json,
     Token,
     Url,
+    config_of,
     connect,
     emit,
     make_console,
@@ -28,10 +30,13 @@ from client.follow import follow
 from client.render import front_table, jobs_table
 from client.take import fetch_points, points_of
 from domain.device import Device
-from domain.errors import Invalid, NotFound
+from domain.errors import Invalid, NotFound, Unavailable
 from domain.job import Job, JobState, JobVerb
 
-JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
+TimeoutS = Annotated[
+    float | None,
+    typer.Option("--timeout-s", min=0, help="Watch for so long at most; the job goes on, and the exit code is 4."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -42,18 +47,21 @@ def register(app: typer.Typer) -> None:
 
 def submit(
     file: Annotated[Path, typer.Argument(metavar="FILE.yaml", help="The job; `-` reads standard input.")],
-    watch: Annotated[bool, typer.Option("--watch", help="Show progress until the job is over.")] = False,
+    watch: Annotated[
+        bool | None, typer.Option("--watch/--no-watch", help="Show progress until the job is over.")
+    ] = None,
+    timeout_s: TimeoutS = None,
     key: Annotated[str | None, typer.Option("--idempotency-key", help="Same key and job: the same job again.")] = None,
     as_json: Json = False,
     url: Url = None,
     token: Token = None,
-    data_dir: DataDir = DEFAULT_DIR,
+    data_dir: DataDir = None,
 ) -> None:
     """Submit a job from a YAML or JSON file."""
     content = _read(file)
     with connect(url, token, data_dir) as client:
         job = client.submit(content, idempotency_key=key)
-        if not watch:
+        if not (config_of().watch if watch is None else watch):
             if as_json:
                 emit(job, "", as_json=True)
             else:
@@ -62,7 +70,7 @@ def submit(
                     f"{job.id} is {job.state.value}.  Follow it with: pruneloop watch {job.id}", soft_wrap=True
                 )
             return
-        raise typer.Exit(_watch(client, job.id, as_json=as_json))
+        raise typer.Exit(_watch(client, job.id, as_json=as_json, timeout_s=timeout_s))
 
 
 def jobs(
@@ -71,7 +79,7 @@ def jobs(
     as_json: Json = False,
     url: Url = None,
     token: Token = None,
-    data_dir: DataDir = DEFAULT_DIR,
+    data_dir: DataDir = None,
 ) -> None:
     """List jobs, newest first."""
     with connect(url, token, data_dir) as client:
@@ -84,11 +92,16 @@ def jobs(
 
 
 def watch(
-    job: JobArgument, as_json: Json = False, url: Url = None, token: Token = None, data_dir: DataDir = DEFAULT_DIR
+    job: JobArgument,
+    timeout_s: TimeoutS = None,
+    as_json: Json = False,
+    url: Url = None,
+    token: Token = None,
+    data_dir: DataDir = None,
 ) -> None:
     """Follow a job until it is over; with --json an event a line."""
     with connect(url, token, data_dir) as client:
-        raise typer.Exit(_watch(client, job, as_json=as_json))
+        raise typer.Exit(_watch(client, job, as_json=as_json, timeout_s=timeout_s))
 
 
 def front(
@@ -100,7 +113,7 @@ def front(
     as_json: Json = False,
     url: Url = None,
     token: Token = None,
-    data_dir: DataDir = DEFAULT_DIR,
+    data_dir: DataDir = None,
 ) -> None:
     """Show the measured front, a table a target."""
     with connect(url, token, data_dir) as client:
@@ -118,28 +131,28 @@ def front(
 
 
 def pause(
-    job: JobArgument, as_json: Json = False, url: Url = None, token: Token = None, data_dir: DataDir = DEFAULT_DIR
+    job: JobArgument, as_json: Json = False, url: Url = None, token: Token = None, data_dir: DataDir = None
 ) -> None:
     """Ask no new trials; running ones go on."""
     _verb(job, JobVerb.PAUSE, as_json, url, token, data_dir)
 
 
 def resume(
-    job: JobArgument, as_json: Json = False, url: Url = None, token: Token = None, data_dir: DataDir = DEFAULT_DIR
+    job: JobArgument, as_json: Json = False, url: Url = None, token: Token = None, data_dir: DataDir = None
 ) -> None:
     """Go on after a pause."""
     _verb(job, JobVerb.RESUME, as_json, url, token, data_dir)
 
 
 def stop(
-    job: JobArgument, as_json: Json = False, url: Url = None, token: Token = None, data_dir: DataDir = DEFAULT_DIR
+    job: JobArgument, as_json: Json = False, url: Url = None, token: Token = None, data_dir: DataDir = None
 ) -> None:
     """Finish running trials, keep the front, and end."""
     _verb(job, JobVerb.STOP, as_json, url, token, data_dir)
 
 
 def cancel(
-    job: JobArgument, as_json: Json = False, url: Url = None, token: Token = None, data_dir: DataDir = DEFAULT_DIR
+    job: JobArgument, as_json: Json = False, url: Url = None, token: Token = None, data_dir: DataDir = None
 ) -> None:
     """Kill what runs and end now."""
     _verb(job, JobVerb.CANCEL, as_json, url, token, data_dir)
@@ -152,13 +165,16 @@ def download(
     ] = None,
     format: Annotated[str | None, typer.Option("--format", help="Only this format, e.g. onnx.")] = None,
     target: Annotated[int | None, typer.Option("--target", min=0, help="Only this target.")] = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the files.")] = Path(),
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the files; default: `out` of the config file, else here.")
+    ] = None,
     as_json: Json = False,
     url: Url = None,
     token: Token = None,
-    data_dir: DataDir = DEFAULT_DIR,
+    data_dir: DataDir = None,
 ) -> None:
     """Download the front's files, each verified against its digest."""
+    folder = out or Path(config_of().out or ".").expanduser()
     with connect(url, token, data_dir) as client:
         view = client.job(job)
         points = [
@@ -169,7 +185,7 @@ def download(
         if not points:
             what = "the front is empty so far" if trial is None else f"trial {trial} is on no front"
             raise NotFound(f"Nothing to download: {what}. See `pruneloop front {job}`.", code="nothing_to_download")
-        taken = fetch_points(client, points, out, format=format)
+        taken = fetch_points(client, points, folder, format=format)
     if not taken:
         raise NotFound(
             f"No file of format {format} on that front; leave --format out to take all.", code="no_such_format"
@@ -182,7 +198,7 @@ def download(
         console.print(str(path), soft_wrap=True, highlight=False)
 
 
-def _verb(job: str, verb: JobVerb, as_json: bool, url: str | None, token: str | None, data_dir: Path) -> None:
+def _verb(job: str, verb: JobVerb, as_json: bool, url: str | None, token: str | None, data_dir: Path | None) -> None:
     with connect(url, token, data_dir) as client:
         calls = {
             JobVerb.PAUSE: client.pause,
@@ -194,18 +210,18 @@ def _verb(job: str, verb: JobVerb, as_json: bool, url: str | None, token: str | 
     emit(changed, f"{changed.id} is {changed.state.value}.", as_json=as_json)
 
 
-def _watch(client: PruneloopClient, job_id: str, *, as_json: bool) -> int:
-    """Follow a job; return the exit code: 0 where it ended with a front, 1 where it failed or was cancelled."""
+def _watch(client: PruneloopClient, job_id: str, *, as_json: bool, timeout_s: float | None) -> int:
+    """Follow a job; return the exit code: 0 it ended well, 1 it failed or was cancelled, 4 it still runs."""
     try:
         if as_json:
-            for event in client.watch(job_id):
+            for event in client.watch(job_id, timeout_s=timeout_s):
                 line = {"id": event.id, "type": event.type, "data": event.data, "at": event.at.isoformat()}
                 sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
                 sys.stdout.flush()
             view = client.job(job_id)
         else:
             console = make_console()
-            view = follow(client, job_id, console)
+            view = follow(client, job_id, console, timeout_s=timeout_s)
             for index in range(len(view.spec.targets)):
                 found = client.front(job_id, index)
                 if found.items or found.dense:
@@ -213,6 +229,11 @@ def _watch(client: PruneloopClient, job_id: str, *, as_json: bool) -> int:
     except KeyboardInterrupt:
         sys.stderr.write(f"\nNot watching any more; the job goes on. Cancel it with: pruneloop cancel {job_id}\n")
         return INTERRUPTED
+    except Unavailable as error:
+        if error.code != "still_running":
+            raise
+        sys.stderr.write(f"{error.message} Go on watching with: pruneloop watch {job_id}\n")
+        return STILL_RUNNING
     if view.state in {JobState.SUCCEEDED, JobState.STOPPED}:
         return OK
     sys.stderr.write(f"{view.id} is {view.state.value}" + (f": {view.reason}\n" if view.reason else ".\n"))

@@ -12,6 +12,7 @@ import typer
 from pydantic import BaseModel
 from rich.console import RenderableType
 
+from client.config import ClientConfig, load_config
 from client.connection import DEFAULT_DATA_DIR, connect
 from client.errors import UNREACHABLE
 from client.render import make_console
@@ -19,9 +20,11 @@ from domain.errors import Forbidden, Invalid, PruneloopError, Unauthorized
 
 __all__ = [
     "DataDir",
+    "JobArgument",
     "Json",
     "Token",
     "Url",
+    "config_of",
     "connect",
     "emit",
     "exit_code_of",
@@ -32,10 +35,21 @@ __all__ = [
 ]
 
 OK = 0
-FAILED = 1  # the thing asked for did not succeed
+FAILED = 1
 USAGE = 2
-NO_SERVER = 3  # no server answers, or it does not know the token
+NO_SERVER = 3
+STILL_RUNNING = 4
 INTERRUPTED = 130
+EXIT_CODES = {
+    OK: "Done. A watched job ended SUCCEEDED or STOPPED.",
+    FAILED: "What was asked failed: a refused job, an unknown id, a state that forbids it, a job FAILED or CANCELLED.",
+    USAGE: "Wrong usage: an unknown command or option, a missing argument.",
+    NO_SERVER: "No server is known or answers, or it does not take the token.",
+    STILL_RUNNING: "The time of `--timeout-s` was up; the job goes on.",
+    INTERRUPTED: "Ctrl-C. A watched job goes on.",
+}
+
+COMPLETED_JOBS = 30
 
 NO_SERVER_CODES = frozenset({UNREACHABLE, "no_server"})
 
@@ -44,8 +58,30 @@ Url = Annotated[str | None, typer.Option("--url", help="The server; default: PRU
 Token = Annotated[
     str | None, typer.Option("--token", help="Default: PRUNELOOP_TOKEN, else the local data folder's admin token.")
 ]
-DataDir = Annotated[Path, typer.Option("--data-dir", help="Data folder of a local server.")]
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", help="Data folder of a local server; default: .pruneloop here.")
+]
 DEFAULT_DIR = DEFAULT_DATA_DIR
+
+
+def config_of() -> ClientConfig:
+    """Return the defaults of the configuration file."""
+    return load_config()
+
+
+def jobs_for_completion(incomplete: str) -> list[tuple[str, str]]:
+    """Return ids of recent jobs, with name and state, for the shell; nothing where no server answers at once."""
+    try:
+        with connect() as client:
+            found = client.jobs(limit=COMPLETED_JOBS) if client.is_alive() else []
+    except PruneloopError:
+        return []  # a shell that completes must not print errors
+    return [(job.id, f"{job.state.value} {job.name}".strip()) for job in found if job.id.startswith(incomplete)]
+
+
+JobArgument = Annotated[
+    str, typer.Argument(metavar="JOB", help="The job's id.", autocompletion=jobs_for_completion, show_default=False)
+]
 
 
 def emit(value: BaseModel | Sequence[BaseModel], table: RenderableType, *, as_json: bool) -> None:
