@@ -7,9 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from client.api import PruneloopClient
+from domain.formats import FORMATS
 from domain.front import Front, Point, PointArtifact
-
-EXTENSION_OF_FORMAT = {"onnx": "onnx", "litert": "tflite", "openvino": "xml", "ncnn": "ncnn", "torch": "pt2"}
 
 
 def points_of(front: Front, *, trial: int | None = None) -> list[Point]:
@@ -39,7 +38,8 @@ def fetch_points(
 def file_name(point: Point, artifact: PointArtifact) -> str:
     """Return a point's file name: ``t0-trial-007-int8.onnx``, ``t0-dense-fp32.onnx``."""
     who = "dense" if point.trial is None else f"trial-{point.trial:03d}"
-    extension = EXTENSION_OF_FORMAT.get(artifact.format) or re.sub(r"[^a-z0-9]", "", artifact.format.lower()) or "bin"
+    known = FORMATS.get(artifact.format)
+    extension = known.suffix if known else re.sub(r"[^a-z0-9]", "", artifact.format.lower()) or "bin"
     return f"t{point.target}-{who}-{point.precision}.{extension}"
 
 

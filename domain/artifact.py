@@ -19,6 +19,9 @@ class ArtifactKind(StrEnum):
 
     ONNX = "onnx"
     NCNN = "ncnn"  # model.param and model.bin in one, see domain.ncnn_file
+    OPENVINO = "openvino"  # model.xml and model.bin in one, see domain.openvino_file
+    LITERT = "litert"  # a .tflite flatbuffer
+    TORCH = "torch"  # safetensors with the graph in its header, see domain.torch_file
     WEIGHTS = "weights"  # safetensors
     DATA = "data"  # npz, no pickles
     CHECK = "check"  # npz: example inputs and the outputs the artifact must give

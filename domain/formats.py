@@ -1,4 +1,4 @@
-"""The formats a model is exported in, what each can hold, and which one a runtime reads.
+"""The formats a model is exported in, what each can hold, and which ones a runtime reads.
 
 One table for all who must agree: the API refuses what a format cannot hold, the search asks for the files of its targets'
 runtimes, the builder makes them. That a built-in runtime really reads what stands here is held by its contract test.
@@ -11,25 +11,44 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Format:
-    """What files of a format can hold; ``max_batch`` is None where any batch goes."""
+    """What files of a format can hold, and what their names end in; ``max_batch`` is None where any batch goes."""
 
     precisions: tuple[str, ...]
+    suffix: str
     max_batch: int | None = None
 
 
-ONNX, NCNN = "onnx", "ncnn"
+ONNX, NCNN, OPENVINO = "onnx", "ncnn", "openvino"
 FORMATS: dict[str, Format] = {
-    ONNX: Format(("fp32", "fp16", "int8")),
+    ONNX: Format(("fp32", "fp16", "int8"), "onnx"),
     # int8 needs ncnn's table and quantiser, which no package brings. A blob of ncnn is one sample: it has no batch axis.
-    NCNN: Format(("fp32", "fp16"), max_batch=1),
+    NCNN: Format(("fp32", "fp16"), "ncnn", max_batch=1),
+    OPENVINO: Format(("fp32", "fp16", "int8"), "openvino"),
 }
-READ_BY = {"ncnn": NCNN}
-"""Runtime -> format, where it is not ONNX."""
+READ_BY: dict[str, tuple[str, ...]] = {
+    "ncnn": (NCNN,),
+    "onnxruntime": (ONNX,),
+    "onnxruntime-cuda": (ONNX,),
+    "onnxruntime-tensorrt": (ONNX,),
+    "onnxruntime-xnnpack": (ONNX,),
+    "openvino": (ONNX, OPENVINO),
+    "replay": (ONNX,),
+    "torch": (ONNX,),
+    "torch-compile": (ONNX,),
+    "torch-compile-cuda": (ONNX,),
+    "torch-cuda": (ONNX,),
+}
+"""Runtime -> the formats it reads; the first is what a target gets that names none. A plug-in's runtime gets ONNX."""
 
 
-def format_of(runtime: str) -> str:
-    """Return the format a target's file is built in; a plug-in's runtime reads ONNX."""
-    return READ_BY.get(runtime, ONNX)
+def format_of(runtime: str, wanted: str | None = None) -> str:
+    """Return the format a target's file is built in: the one its job names, else its runtime's first."""
+    return wanted or READ_BY.get(runtime, (ONNX,))[0]
+
+
+def kind_of_suffix(suffix: str) -> str | None:
+    """Return the format whose files end in a suffix (without the dot), else None."""
+    return next((name for name, known in FORMATS.items() if known.suffix == suffix.lower()), None)
 
 
 def why_not(name: str, *, precision: str = "fp32", batch: int = 1) -> tuple[str, str] | None:

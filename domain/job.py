@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, m
 
 from domain.artifact import Digest
 from domain.errors import WrongState
+from domain.formats import format_of
 
 
 class JobState(StrEnum):
@@ -164,6 +165,11 @@ class TargetSpec(_Strict):
 
     device: DeviceSelector = DeviceSelector()
     runtime: str = "onnxruntime"
+    format: str | None = Field(
+        default=None,
+        max_length=64,
+        description="The format of the files that are measured there, where the runtime reads several; default: its first.",
+    )
     precision: tuple[Literal["fp32", "fp16", "int8"], ...] = ("fp32",)
     batch: int = Field(default=1, ge=1, le=4096)
     threads: int = Field(default=1, ge=1, le=256)
@@ -181,6 +187,11 @@ class TargetSpec(_Strict):
         if not value or len(set(value)) != len(value):
             raise ValueError("give at least one precision, each once")
         return value
+
+    @property
+    def file_format(self) -> str:
+        """The format of the files that are measured here."""
+        return format_of(self.runtime, self.format)
 
 
 class Objective(_Strict):

@@ -14,28 +14,29 @@ from __future__ import annotations
 import io
 import re
 import shutil
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from domain.errors import Invalid
+from domain.stored_zip import StoredZip
 
 PARAM, WEIGHTS = "model.param", "model.bin"
 MAX_PARAM_BYTES = 4 << 20  # a line of 100 bytes a layer: forty thousand layers
 MAX_WEIGHTS_BYTES = 1 << 30
 MAGIC = "7767517"
-ENCRYPTED = 0x1
 SIZES = ("2", "11", "1", "0")  # of an Input layer: c, d, h, w, in the order of numpy's axes
 NAME = re.compile(r"[A-Za-z0-9_.:/@+-]{1,200}")  # ncnn reads at most 255 characters
 LARGEST_SIZE = 1 << 16
-_MADE_AT = (1980, 1, 1, 0, 0, 0)  # equal models give equal bytes
 
 
 class BadNcnnFile(Invalid):
     """The file is not such a zip, or what it holds is no graph."""
 
     default_code = "bad_ncnn"
+
+
+_ZIP = StoredZip("An ncnn artifact", "ncnn", {PARAM: MAX_PARAM_BYTES, WEIGHTS: MAX_WEIGHTS_BYTES}, BadNcnnFile)
 
 
 @dataclass(frozen=True)
@@ -54,16 +55,8 @@ def pack(param: str, weights: bytes) -> bytes:
         BadNcnnFile: Where they would not be unpacked again.
     """
     text = param.encode("ascii", errors="replace")
-    _require_sizes(len(text), len(weights))
     read_graph(param)
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name, data in ((PARAM, text), (WEIGHTS, weights)):
-            member = zipfile.ZipInfo(name, _MADE_AT)
-            member.create_system = 3  # Unix, wherever it is made
-            member.external_attr = 0o644 << 16
-            archive.writestr(member, data)
-    return buffer.getvalue()
+    return _ZIP.pack({PARAM: text, WEIGHTS: weights})
 
 
 def check(file: Path) -> NcnnGraph:
@@ -148,42 +141,14 @@ def rename(param: str, names: dict[str, str], shapes: dict[str, tuple[int, ...]]
 
 
 def _opened(file: BinaryIO, folder: Path | None) -> NcnnGraph:
-    try:
-        with zipfile.ZipFile(file) as archive:
-            members = {name: _member(archive, name) for name in (PARAM, WEIGHTS)}
-            if sum(member.file_size for member in members.values()) > file.seek(0, io.SEEK_END):
-                raise BadNcnnFile("The zip's members overlap; export the model again.")
-            text = archive.read(members[PARAM])
-            graph = read_graph(text.decode("ascii"))
-            if folder is not None:
-                (folder / PARAM).write_bytes(text)
-                with archive.open(members[WEIGHTS]) as packed, (folder / WEIGHTS).open("wb") as bare:
-                    shutil.copyfileobj(packed, bare, 1 << 20)
-            return graph
-    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
-        raise BadNcnnFile(f"This is no ncnn artifact ({error}); export the model again.") from error
-
-
-def _member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
-    found = archive.infolist()
-    if sorted(member.filename for member in found) != sorted((PARAM, WEIGHTS)):
-        held = ", ".join(repr(member.filename[:40]) for member in found[:4]) or "nothing"
-        raise BadNcnnFile(f"An ncnn artifact holds {PARAM} and {WEIGHTS} and no more; this zip holds {held}.")
-    member = archive.getinfo(name)
-    is_stored = member.compress_type == zipfile.ZIP_STORED and member.compress_size == member.file_size
-    if not is_stored or member.flag_bits & ENCRYPTED:
-        raise BadNcnnFile(f"{name} is compressed or encrypted; pack it stored: zip -0 FILE.ncnn {PARAM} {WEIGHTS}.")
-    if name == PARAM:
-        _require_sizes(member.file_size, 0)
-    else:
-        _require_sizes(0, member.file_size)
-    return member
-
-
-def _require_sizes(param_bytes: int, weights_bytes: int) -> None:
-    for name, size, most in ((PARAM, param_bytes, MAX_PARAM_BYTES), (WEIGHTS, weights_bytes, MAX_WEIGHTS_BYTES)):
-        if size > most:
-            raise BadNcnnFile(f"{name} has {size} bytes; at most {most} are taken.")
+    with _ZIP.opened(file) as (archive, members):
+        text = archive.read(members[PARAM])
+        graph = read_graph(text.decode("ascii"))
+        if folder is not None:
+            (folder / PARAM).write_bytes(text)
+            with archive.open(members[WEIGHTS]) as packed, (folder / WEIGHTS).open("wb") as bare:
+                shutil.copyfileobj(packed, bare, 1 << 20)
+        return graph
 
 
 def _layer(line: str, number: int) -> tuple[str, str, list[str], list[str], list[str]]:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from domain.artifact import Digest
 from domain.errors import FieldProblem, Invalid, NotFound
-from domain.formats import FORMATS, format_of, why_not
+from domain.formats import FORMATS, READ_BY, why_not
 from domain.front import Front
 from domain.job import Job, JobSpec, JobVerb
 from domain.ports import ArtifactStore, JobStore, Launcher
@@ -136,6 +136,8 @@ class JobService:
             check(level, can.levels, f"levels.{index}", "The level", "level_not_available")
         for index, target in enumerate(spec.targets):
             check(target.runtime, can.runtimes, f"targets.{index}.runtime", "The runtime", "runtime_not_available")
+            if target.format is not None:
+                check(target.format, can.exports, f"targets.{index}.format", "The format", "format_not_available")
             for place, precision in enumerate(target.precision):
                 field = f"targets.{index}.precision.{place}"
                 check(precision, can.precisions, field, "The precision", "precision_not_available")
@@ -163,13 +165,17 @@ def _cannot_be_held(spec: JobSpec) -> list[tuple[str, FieldProblem]]:
     """Return what the formats of a job's targets and exports cannot hold: a precision, a batch."""
     problems = []
     for index, target in enumerate(spec.targets):
+        reads = READ_BY.get(target.runtime)
+        if target.format is not None and reads is not None and target.format not in reads:
+            text = f"{target.runtime} does not read {target.format}; ask for one of: {', '.join(reads)}."
+            problems.append(("format_not_available", FieldProblem(f"targets.{index}.format", text)))
         places = [(f"targets.{index}.precision.{place}", precision) for place, precision in enumerate(target.precision)]
-        asked = [(field, format_of(target.runtime), precision, 1) for field, precision in places]
-        asked.append((f"targets.{index}.batch", format_of(target.runtime), "fp32", target.batch))
+        asked = [(field, target.file_format, precision, 1) for field, precision in places]
+        asked.append((f"targets.{index}.batch", target.file_format, "fp32", target.batch))
         for place, export in enumerate(spec.exports):
             # What the target reads was looked at; the other files are made of its points too.
             others = [(f"exports.{place}", export, precision, target.batch) for precision in target.precision]
-            asked += others if export != format_of(target.runtime) else []
+            asked += others if export != target.file_format else []
         for field, name, precision, batch in asked:
             refused = why_not(name, precision=precision, batch=batch)
             if refused is not None:

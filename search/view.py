@@ -12,7 +12,6 @@ from typing import Any
 from pydantic import BaseModel
 
 from domain.build import Build, BuildResult, BuiltArtifact, CandidateRequest, FinalRequest, PrepareRequest
-from domain.formats import format_of
 from domain.job import Job, JobSpec
 from domain.measurement import CandidateTiming, Measured, MeasuredFile, Measurement
 from domain.outcome import Failed
@@ -109,11 +108,11 @@ class View:
 
     def format_of(self, target: int) -> str:
         """Return the format a target's runtime reads."""
-        return format_of(self.spec.targets[target].runtime)
+        return self.spec.targets[target].file_format
 
     def formats_of(self, batch: int) -> tuple[str, ...]:
         """Return every format that targets of a batch read, in the order they do."""
-        asked = (format_of(target.runtime) for target in self.spec.targets if target.batch == batch)
+        asked = (target.file_format for target in self.spec.targets if target.batch == batch)
         return tuple(dict.fromkeys(asked))
 
     def precisions_of(self, batch: int) -> tuple[str, ...]:

@@ -12,10 +12,12 @@ from api.checks.weights import check_weights
 from domain.artifact import ArtifactKind
 from domain.errors import Invalid
 from domain.ncnn_file import check as check_ncnn
+from domain.openvino_file import check as check_openvino
 
 CHECKS: dict[ArtifactKind, Callable[[Path], object]] = {
     ArtifactKind.ONNX: check_onnx,
     ArtifactKind.NCNN: check_ncnn,
+    ArtifactKind.OPENVINO: check_openvino,
     ArtifactKind.WEIGHTS: check_weights,
     ArtifactKind.DATA: check_npz,
 }

@@ -17,6 +17,7 @@ from domain.errors import PruneloopError
 from domain.ports import Hold
 from pruning.exporters.ncnn import NcnnExporter
 from pruning.exporters.onnx import OnnxExporter
+from pruning.exporters.openvino import OpenVinoExporter
 from pruning.exporters.outputs import ExportFailed
 from pruning.plugins import Plugin, Registry
 
@@ -61,7 +62,10 @@ class Exporter(Protocol):
 
 
 EXPORTERS: Registry[Exporter] = Registry(
-    "pruneloop.exporters", "exporter", "exports", {"ncnn": NcnnExporter, "onnx": OnnxExporter}
+    "pruneloop.exporters",
+    "exporter",
+    "exports",
+    {"ncnn": NcnnExporter, "onnx": OnnxExporter, "openvino": OpenVinoExporter},
 )
 
 

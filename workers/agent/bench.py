@@ -10,6 +10,7 @@ from pydantic import JsonValue
 
 from domain.artifact import ArtifactKind, ArtifactRef, digest_of_file
 from domain.errors import FieldProblem, Invalid, Unavailable
+from domain.formats import FORMATS, kind_of_suffix
 from domain.measurement import MeasuredFile, MeasurementPlan, MeasurementRequest
 from domain.outcome import Failed
 from workers.agent import quiet
@@ -111,10 +112,12 @@ def bench(
 
 
 def _reference(path: Path) -> ArtifactRef:
-    kind = path.suffix.removeprefix(".").lower()
-    if kind not in {str(member) for member in ArtifactKind}:
+    suffix = path.suffix.removeprefix(".").lower()
+    kind = kind_of_suffix(suffix)
+    if kind is None:
+        timed = ", ".join(f".{known.suffix}" for known in FORMATS.values())
         raise Invalid(
-            f"{path}: files of kind {kind or '(none)'} are not timed; give an .onnx or .ncnn file.",
+            f"{path}: files of kind {suffix or '(none)'} are not timed; give one of: {timed}.",
             fields=(FieldProblem(field=str(path), message="not a deployable file"),),
         )
     try:

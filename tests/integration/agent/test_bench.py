@@ -44,7 +44,7 @@ def test_what_cannot_be_measured_says_why(tmp_path: Path) -> None:
     assert caught.value.metadata["stage"] == "load"
     with pytest.raises(Invalid, match="cannot be read"):
         bench(tmp_path / "absent.onnx", dense.path)
-    with pytest.raises(Invalid, match=r"give an \.onnx or \.ncnn file"):
+    with pytest.raises(Invalid, match=r"give one of: \.onnx, \.ncnn, "):
         bench(ROOT / "README.txt", dense.path)
 
 

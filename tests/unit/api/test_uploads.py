@@ -13,6 +13,7 @@ import pytest
 
 from domain.artifact import digest_of
 from domain.ncnn_file import pack
+from domain.openvino_file import pack as pack_openvino
 from tests.unit.api.conftest import MAX_UPLOAD_BYTES, World
 from tests.unit.api.fakes import DEVICE_TOKEN
 
@@ -46,6 +47,7 @@ def zip_of(**members: bytes) -> bytes:
 
 GRAPH = b"\x0a\x03abc"
 ONNX = b"\x08\x0a" + field(8, b"\x10\x11") + field(7, GRAPH)
+OPENVINO = pack_openvino(b'<net><layers><layer type="Parameter"/><layer type="Result"/></layers></net>', b"")
 NCNN = pack("7767517\n2 2\nInput in 0 1 input 0=4\nReLU relu 1 1 input output\n", b"")
 INPUTS = np.zeros((4, 1, 2, 2), np.float32)
 LABELS = np.zeros(4, np.int64)
@@ -58,6 +60,7 @@ PICKLE = b"\x80\x04\x95\x0b\x00\x00\x00"
 GOOD = {
     "onnx": ("onnx", ONNX),
     "ncnn": ("ncnn", NCNN),
+    "openvino": ("openvino", OPENVINO),
     "npz": ("data", DATA),
     "npz with every split": (
         "data",
@@ -84,6 +87,8 @@ BAD = {
     "text as ncnn": ("ncnn", b"hello world", "bad_ncnn"),
     "ncnn cut short": ("ncnn", NCNN[:-1], "bad_ncnn"),
     "weights as ncnn": ("ncnn", WEIGHTS, "bad_ncnn"),
+    "ncnn as openvino": ("openvino", NCNN, "bad_openvino"),
+    "openvino cut short": ("openvino", OPENVINO[:-1], "bad_openvino"),
     "pickle as onnx": ("onnx", PICKLE, "pickle_refused"),
     "pickle as weights": ("weights", PICKLE, "pickle_refused"),
     "torch.save as weights": ("weights", zip_of(model__data_dot_pkl=PICKLE), "pickle_refused"),

@@ -67,6 +67,7 @@ def test_what_is_not_there_is_refused_with_its_field_and_nothing_is_inserted(cha
             "targets.1.precision.0",
         ),
         ({"targets": [{"batch": 4}], "exports": ["onnx", "ncnn"]}, "batch_not_available", "exports.1"),
+        ({"targets": [{"runtime": "ncnn", "format": "onnx"}]}, "format_not_available", "targets.0.format"),
         ({"targets": [{"precision": "int8"}], "exports": ["ncnn"]}, "precision_not_available", "exports.0"),
     ],
 )

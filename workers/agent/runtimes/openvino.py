@@ -1,9 +1,10 @@
-"""OpenVINO on the CPU; reads ONNX files as they are. Installed by the extra ``openvino``."""
+"""OpenVINO on the CPU; reads ONNX files as they are, and its own IR. Installed by the extra ``openvino``."""
 
 from __future__ import annotations
 
 import importlib
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ import numpy as np
 from pydantic import JsonValue
 
 from domain.device import RuntimeInfo
+from domain.formats import READ_BY
+from domain.openvino_file import XML, BadOpenVinoFile, unpack
 from workers.agent.runtimes.base import Array, RuntimeMissing, TensorSpec, UnreadableArtifact
 
 DEVICE = "CPU"
+ZIP = b"PK\x03\x04"
 INSTALL = "pip install 'pruneloop[openvino]'"
 
 # What floating-point layers are computed in. Left alone, a CPU with bfloat16 units computes fp32 files in bfloat16: another
@@ -24,10 +28,10 @@ CAPABILITY = {"f16": "FP16", "bf16": "BF16"}
 
 
 class OpenVino:
-    """Loads ``.onnx`` files, each compiled for the batch it is timed at, as one stream of so many threads."""
+    """Loads ``.onnx`` and ``.openvino`` files, each compiled for the batch it is timed at, as one stream of so many threads."""
 
     name = "openvino"
-    formats = ("onnx",)
+    formats = READ_BY["openvino"]
 
     def probe(self) -> RuntimeInfo:
         try:
@@ -64,10 +68,11 @@ class OpenVino:
             "INFERENCE_PRECISION_HINT": wanted,
             # The measuring process is pinned from outside, and threads of several sessions must not be nailed to one core.
             "ENABLE_CPU_PINNING": False,
+            "ENABLE_MMAP": False,  # an IR is unpacked into a folder that is gone by the time it runs
             "ENABLE_HYPER_THREADING": True,
         }
         try:
-            model = core.read_model(path)
+            model = _read(core, path)
             is_fixed = _fix_shapes(model, batch)
             compiled = core.compile_model(model, DEVICE, options)
             return OpenVinoSession(library, compiled, is_fixed=is_fixed)
@@ -129,6 +134,19 @@ class OpenVinoSession:
 
     def outputs(self) -> dict[str, Array]:
         return {name: np.array(self._request.get_tensor(port).data) for name, port in self._outputs.items()}
+
+
+def _read(core: Any, path: Path) -> Any:
+    """Return the model of a file, whatever it is called: an IR's two files come in a zip, which no ONNX file is."""
+    with path.open("rb") as file:
+        if file.read(len(ZIP)) != ZIP:
+            return core.read_model(path)
+    with tempfile.TemporaryDirectory(prefix="pruneloop-openvino-") as folder:
+        try:
+            unpack(path, Path(folder))
+        except BadOpenVinoFile as error:
+            raise UnreadableArtifact(error.message) from error
+        return core.read_model(Path(folder, XML))
 
 
 def _fix_shapes(model: Any, batch: int) -> bool:
