@@ -18,12 +18,13 @@ class Format:
     max_batch: int | None = None
 
 
-ONNX, NCNN, OPENVINO = "onnx", "ncnn", "openvino"
+ONNX, NCNN, OPENVINO, TORCH = "onnx", "ncnn", "openvino", "torch"
 FORMATS: dict[str, Format] = {
     ONNX: Format(("fp32", "fp16", "int8"), "onnx"),
     # int8 needs ncnn's table and quantiser, which no package brings. A blob of ncnn is one sample: it has no batch axis.
     NCNN: Format(("fp32", "fp16"), "ncnn", max_batch=1),
     OPENVINO: Format(("fp32", "fp16", "int8"), "openvino"),
+    TORCH: Format(("fp32", "fp16"), "safetensors"),  # torch has no int8 kernels that a plain graph would reach
 }
 READ_BY: dict[str, tuple[str, ...]] = {
     "ncnn": (NCNN,),
@@ -33,10 +34,10 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "onnxruntime-xnnpack": (ONNX,),
     "openvino": (ONNX, OPENVINO),
     "replay": (ONNX,),
-    "torch": (ONNX,),
-    "torch-compile": (ONNX,),
-    "torch-compile-cuda": (ONNX,),
-    "torch-cuda": (ONNX,),
+    "torch": (ONNX, TORCH),
+    "torch-compile": (ONNX, TORCH),
+    "torch-compile-cuda": (ONNX, TORCH),
+    "torch-cuda": (ONNX, TORCH),
 }
 """Runtime -> the formats it reads; the first is what a target gets that names none. A plug-in's runtime gets ONNX."""
 

@@ -1,7 +1,8 @@
-"""PyTorch as a runtime: the very ONNX file the builder exported, turned into a torch module and run, eager or compiled.
+"""PyTorch as a runtime: the very file the builder exported, turned into a torch module and run, eager or compiled.
 
-Nothing is unpickled: the file is parsed as ONNX (``pruning.from_onnx``). It stands outside ``workers.agent``, which knows it by
-name only, as it knows a plug-in; torch is imported once somebody asks whether it works, or loads a file.
+Nothing is unpickled: an ONNX file is parsed (``pruning.from_onnx``), a torch file is safetensors (``pruning.rebuild``). It stands
+outside ``workers.agent``, which knows it by name only, as it knows a plug-in; torch is imported once somebody asks whether it
+works, or loads a file.
 
 Installed by the extra ``torch``.
 """
@@ -22,6 +23,7 @@ from pydantic import JsonValue
 
 from domain.device import RuntimeInfo
 from domain.errors import PruneloopError
+from domain.formats import READ_BY
 from workers.agent.runtimes.base import Array, RuntimeMissing, TensorSpec, UnreadableArtifact
 
 INSTALL = "pip install 'pruneloop[torch]'"
@@ -49,7 +51,7 @@ MODES = {
 
 
 class TorchRuntime:
-    """Loads ``.onnx`` files of fp32 and fp16.
+    """Loads ``.onnx`` and torch files of fp32 and fp16.
 
     int8 files are refused: their QDQ nodes would be rounded as the file says and computed in floating point, which is the
     model's accuracy and no int8 latency.
@@ -58,7 +60,7 @@ class TorchRuntime:
         name: One of ``MODES``.
     """
 
-    formats = ("onnx",)
+    formats = READ_BY["torch"]
 
     def __init__(self, name: str = "torch") -> None:
         self._name = name
@@ -92,10 +94,8 @@ class TorchRuntime:
                 f"{self.name} computes in {' and '.join(PRECISIONS)}; it has no kernels for {precision} files and would emulate"
                 f" them in floating point. Measure {precision} with onnxruntime or openvino."
             )
-        from pruning.from_onnx import convert
-
         try:
-            converted = convert(path.read_bytes())
+            converted = _converted(path)
             return TorchSession(torch, converted, self.name, threads=threads, batch=batch)
         except UnreadableArtifact:
             raise
@@ -210,6 +210,33 @@ class TorchSession:
         except Exception as error:  # a compiler's errors have no common root
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UnreadableArtifact(f"torch.compile does not compile the file: {first[:400]}") from error
+
+
+@dataclass(frozen=True)
+class _Converted:
+    """A module with its ports, as ``pruning.from_onnx`` gives them."""
+
+    module: Any
+    inputs: tuple[Any, ...]
+    outputs: tuple[str, ...]
+
+
+def _converted(path: Path) -> Any:
+    """Return a file as a module, whatever it is called: safetensors begin with eight bytes of length and a brace."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    if head[8:] != b"{":
+        from pruning.from_onnx import convert
+
+        return convert(path.read_bytes())
+    _library("safetensors")
+    from pruning.rebuild import BadModelFile, rebuild
+
+    try:
+        module = rebuild(path)
+    except BadModelFile as error:
+        raise UnreadableArtifact(str(error)) from error
+    return _Converted(module, module.inputs, module.outputs)
 
 
 def torch_runtime() -> TorchRuntime:

@@ -19,6 +19,7 @@ from pruning.exporters.ncnn import NcnnExporter
 from pruning.exporters.onnx import OnnxExporter
 from pruning.exporters.openvino import OpenVinoExporter
 from pruning.exporters.outputs import ExportFailed
+from pruning.exporters.torch_graph import TorchExporter
 from pruning.plugins import Plugin, Registry
 
 __all__ = ["EXPORTERS", "ExportFailed", "Exporter", "exporter_names", "exporter_plugins", "make_exporter"]
@@ -65,7 +66,7 @@ EXPORTERS: Registry[Exporter] = Registry(
     "pruneloop.exporters",
     "exporter",
     "exports",
-    {"ncnn": NcnnExporter, "onnx": OnnxExporter, "openvino": OpenVinoExporter},
+    {"ncnn": NcnnExporter, "onnx": OnnxExporter, "openvino": OpenVinoExporter, "torch": TorchExporter},
 )
 
 

@@ -1,0 +1,221 @@
+"""torch files: safetensors with the graph in its header, that ``pruning.rebuild`` makes a module of without the model's source.
+
+The graph is what ``torch.export`` traces: torch's own operators, with the batch left free where the model allows it. Its own file
+format is not used: ``torch.export.load`` unpickles.
+
+fp16 stores weights in half precision and computes in it; inputs and outputs stay fp32, as in every format.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+import tempfile
+import warnings
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor, fx, nn
+
+from domain.artifact import ArtifactKind
+from domain.formats import TORCH, why_not
+from domain.ports import Hold
+from pruning.exporters.outputs import ExportFailed, check_outputs
+from pruning.rebuild import FORMAT, SIZES, VERSION, BadModelFile, Rebuilt, rebuild
+
+RUN_BATCH = 64
+_SIZE_NAMES = {found: name for name, found in SIZES.items()}
+_PREFIX = "net."
+
+
+class TorchExporter:
+    """Makes and runs torch files with one input ``input`` and one output ``output``."""
+
+    format = TORCH
+    kind = ArtifactKind.TORCH
+
+    def export(self, model: nn.Module, example: Tensor) -> bytes:
+        return _written(_AsFloat(model).eval(), example)
+
+    def in_precision(
+        self, file: bytes, precision: str, *, model: nn.Module, example: Tensor, calibration: Tensor, hold: Hold
+    ) -> bytes:
+        del file, calibration
+        refused = why_not(TORCH, precision=precision)
+        if refused is not None:
+            raise ExportFailed(refused[1], code=refused[0])
+        with hold():
+            return _written(_AsFloat(model, is_half=precision == "fp16").eval(), example)
+
+    def run(self, file: bytes, inputs: Tensor, *, threads: int, precision: str = "fp32") -> Tensor:
+        del precision  # the file's own nodes say it
+        model = _opened(file)
+        batch = model.inputs[0].shape[0] or RUN_BATCH
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        outputs = []
+        try:
+            for chunk in inputs.float().cpu().split(batch):
+                missing = 0 if model.inputs[0].shape[0] is None else batch - len(chunk)
+                filled = torch.cat([chunk, *[chunk[:1]] * missing])
+                with torch.inference_mode():
+                    given = model(filled)
+                assert isinstance(given, Tensor)
+                outputs.append(given[: len(chunk)].clone())
+        finally:
+            torch.set_num_threads(before)
+        return torch.cat(outputs)
+
+    def check(self, file: bytes, inputs: Tensor, outputs: Tensor) -> Mapping[str, np.ndarray]:
+        return check_outputs(self.format, self.run(file, inputs, threads=1), inputs, outputs)
+
+
+class _AsFloat(nn.Module):
+    """A model that takes and gives fp32, whatever it computes in."""
+
+    def __init__(self, net: nn.Module, *, is_half: bool = False) -> None:
+        super().__init__()
+        self.net = _halved(net) if is_half else net
+        self._is_half = is_half
+
+    def forward(self, input: Tensor) -> Tensor:
+        given: Tensor = self.net(input.half() if self._is_half else input)
+        return given.float() if self._is_half else given
+
+
+def _halved(net: nn.Module) -> nn.Module:
+    return deepcopy(net).half()
+
+
+def _written(model: nn.Module, example: Tensor) -> bytes:
+    program = _traced(model, example)
+    try:
+        graph = _described(program)
+    except _Unsaid as error:
+        raise ExportFailed(f"The model cannot be written as a torch file: {error}") from error
+    weights, buffers = _weights(program)
+    told = json.dumps({**graph, "buffers": buffers}, separators=(",", ":"))
+    return save(weights, metadata={FORMAT: told})  # one entry: several come in any order
+
+
+def _traced(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+    """Trace for any batch, or for the example's own where the model does not leave it free."""
+    any_batch = example if len(example) > 1 else torch.cat([example, example])
+    tries: tuple[tuple[Tensor, Any], ...] = ((any_batch, ({0: torch.export.Dim.DYNAMIC},)), (example, None))
+    for number, (inputs, free) in enumerate(tries):
+        try:
+            with warnings.catch_warnings(), torch.no_grad():
+                warnings.simplefilter("ignore")  # torch tells itself of its own deprecations
+                program = torch.export.export(model, (inputs,), dynamic_shapes=free, strict=False)
+                # Without decompositions, so that a convolution stays one; what writes in place becomes what does not.
+                return program.run_decompositions({}) if _writes(program.graph) else program
+        except Exception as error:  # tracing runs the model's code, which raises what it likes
+            if number == len(tries) - 1:
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise ExportFailed(f"The model cannot be traced by torch.export: {reason}") from error
+    raise AssertionError("unreachable")
+
+
+def _writes(graph: fx.Graph) -> bool:
+    targets = [node.target for node in graph.nodes]
+    return any(isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable for target in targets)
+
+
+class _Unsaid(Exception):
+    """A node or an argument that the file has no word for."""
+
+
+def _described(program: torch.export.ExportedProgram) -> dict[str, Any]:
+    signature = program.graph_signature
+    targets = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    targets |= signature.inputs_to_lifted_tensor_constants
+    if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
+        raise _Unsaid("it changes its own buffers or inputs while it runs")
+    inputs, nodes, results = [], [], []
+    says: dict[fx.Node, dict[str, str]] = {}
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.name in targets:
+            says[node] = {"weight": targets[node.name].removeprefix(_PREFIX)}
+        elif node.op == "placeholder":
+            value = node.meta["val"]
+            shape = [size if isinstance(size, int) else None for size in value.shape]
+            inputs.append({"name": node.name, "shape": shape, "dtype": _word(value.dtype)})
+            says[node] = {"value": node.name}
+        elif node.op == "call_function":
+            says[node] = {"value": node.name}
+            args = [_argument(part, says, node) for part in node.args]
+            kwargs = {key: _argument(part, says, node) for key, part in node.kwargs.items()}
+            nodes.append({"name": node.name, "op": _operator_name(node), "args": args, "kwargs": kwargs})
+        elif node.op == "output":
+            results = [_argument(part, says, node) for part in node.args[0]]
+        else:
+            raise _Unsaid(f"node {node.name} is a {node.op}")
+    named = [{"name": "output" if len(results) == 1 else f"output_{number}"} for number in range(len(results))]
+    return {"version": VERSION, "inputs": inputs, "outputs": named, "results": results, "nodes": nodes}
+
+
+def _operator_name(node: fx.Node) -> str:
+    target = node.target
+    if target is operator.getitem:
+        return "getitem"
+    if target in _SIZE_NAMES:
+        return _SIZE_NAMES[target]
+    if isinstance(target, torch._ops.OpOverload) and target.namespace == "aten":
+        if target._schema.is_mutable:
+            raise _Unsaid(f"node {node.name} ({target}) writes into its arguments")
+        return f"aten.{target._opname}.{target._overloadname}"
+    raise _Unsaid(f"node {node.name} is a {target}, which is no operator of torch's own")
+
+
+def _argument(value: Any, says: Mapping[fx.Node, dict[str, str]], node: fx.Node) -> Any:
+    if isinstance(value, fx.Node):
+        return says[value]
+    if isinstance(value, (list, tuple)):
+        return [_argument(part, says, node) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    for kind, type_ in (("dtype", torch.dtype), ("layout", torch.layout), ("memory_format", torch.memory_format)):
+        if isinstance(value, type_):
+            return {kind: _word(value)}
+    if isinstance(value, torch.device):
+        return {"device": "inputs"}
+    raise _Unsaid(f"node {node.name} has an argument of type {type(value).__name__}")
+
+
+def _weights(program: torch.export.ExportedProgram) -> tuple[dict[str, Tensor], list[str]]:
+    """Return every tensor the graph reads by its own name, none sharing memory with another, and which are no parameters."""
+    signature = program.graph_signature
+    read = {node.name for node in program.graph.nodes if node.op == "placeholder" and node.users}
+    state = {**program.constants, **program.state_dict}
+    found, buffers = {}, []
+    parameters = signature.inputs_to_parameters
+    others = {**signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants}
+    for placeholder, name in {**parameters, **others}.items():
+        if placeholder in read:
+            plain = name.removeprefix(_PREFIX)
+            found[plain] = state[name].detach().cpu().contiguous().clone()
+            if placeholder in others:
+                buffers.append(plain)
+    return found, buffers
+
+
+def _word(value: Any) -> str:
+    return str(value).removeprefix("torch.")
+
+
+def _opened(file: bytes) -> Rebuilt:
+    with tempfile.TemporaryDirectory(prefix="pruneloop-torch-") as place:
+        path = Path(place, "model.safetensors")
+        path.write_bytes(file)
+        try:
+            return rebuild(path)
+        except BadModelFile as error:
+            raise ExportFailed(f"The torch file is not valid: {error}") from error
