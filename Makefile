@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-fast test-arm lint up lock bench-measurement bench-search clean
+.PHONY: help demo test test-fast test-arm test-trackers lint up lock bench-measurement bench-search clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
@@ -37,6 +37,13 @@ lint: $(VENV)/.installed-dev ## ruff and mypy (the layers are held by tests/arch
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+$(VENV)/.installed-trackers: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[trackers]'
+	touch $@
+
+test-trackers: $(VENV)/.installed-trackers ## the MLflow and Weights & Biases callbacks against their offline modes
+	PRUNELOOP_TEST_TRACKERS=1 $(BIN)/python -m pytest tests/unit/client/test_callbacks.py
 
 bench-measurement: $(VENV)/.installed-dev ## our timing against torch.utils.benchmark and two medians; half an hour (ARGS='--runs 5': a look)
 	$(BIN)/python -m benchmarks.measurement --report docs/benchmarks/measurement.md $(ARGS)

@@ -81,28 +81,7 @@ class MeasuredFront:
         Raises:
             ImportError: Where matplotlib is not installed.
         """
-        if ax is None:
-            try:
-                from matplotlib.figure import Figure
-            except ImportError as error:
-                raise ImportError("plot needs matplotlib: pip install 'pruneloop[plots]'") from error
-            # No pyplot: no global state, no display, and nothing kept alive that nobody closes.
-            ax = Figure(figsize=(7, 4.5), layout="constrained").add_subplot()
-        for precision in dict.fromkeys(point.precision for point in (*self.front.dense, *self.front.items)):
-            for points, marker, name in (
-                ([one for one in self.front.items if one.precision == precision], "o", precision),
-                ([one for one in self.front.dense if one.precision == precision], "*", f"dense {precision}"),
-            ):
-                if points:
-                    _draw(ax, points, marker, name)
-        tested = next((point.test_samples for point in self.front.items if point.test_samples), None)
-        ax.set_xlabel("latency, ms (95 % interval)")
-        ax.set_ylabel(f"accuracy on {tested} test samples" if tested else "accuracy on the search split")
-        ax.set_title(f"Front of target {self.front.target}" + ("" if self.front.is_final else " (provisional)"))
-        ax.grid(alpha=0.3)
-        if self.front.dense or self.front.items:
-            ax.legend()
-        return ax
+        return draw_front(self.front, ax)
 
     def download(self, folder: Path | str, *, trial: int | None = None, format: str | None = None) -> list[Path]:
         """Bring the files here, each verified against its digest; ``trial`` None: the whole front and the dense model."""
@@ -114,6 +93,32 @@ class MeasuredFront:
             return str(self.to_dataframe().to_html(index=False, na_rep="dense"))
         except ImportError:
             return repr(self)
+
+
+def draw_front(front: Front, ax: Axes | None = None) -> Axes:
+    """Draw a front; see ``MeasuredFront.plot``. Raises ImportError where matplotlib is not installed."""
+    if ax is None:
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise ImportError("plot needs matplotlib: pip install 'pruneloop[plots]'") from error
+        # No pyplot: no global state, no display, and nothing kept alive that nobody closes.
+        ax = Figure(figsize=(7, 4.5), layout="constrained").add_subplot()
+    for precision in dict.fromkeys(point.precision for point in (*front.dense, *front.items)):
+        for points, marker, name in (
+            ([one for one in front.items if one.precision == precision], "o", precision),
+            ([one for one in front.dense if one.precision == precision], "*", f"dense {precision}"),
+        ):
+            if points:
+                _draw(ax, points, marker, name)
+    tested = next((point.test_samples for point in front.items if point.test_samples), None)
+    ax.set_xlabel("latency, ms (95 % interval)")
+    ax.set_ylabel(f"accuracy on {tested} test samples" if tested else "accuracy on the search split")
+    ax.set_title(f"Front of target {front.target}" + ("" if front.is_final else " (provisional)"))
+    ax.grid(alpha=0.3)
+    if front.dense or front.items:
+        ax.legend()
+    return ax
 
 
 def _row(point: Point) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from pydantic import JsonValue
 
 from api.schemas.jobs import JobView
 from client.api import PruneloopClient
+from client.callbacks import JobCallback, log_job
 from client.connection import connect
 from client.follow import follow
 from client.front import MeasuredFront
@@ -157,6 +158,10 @@ class JobHandle:
         if show:
             return follow(self._api, self.id, make_console(), timeout_s=timeout_s)
         return self._api.wait(self.id, timeout_s=timeout_s)
+
+    def log_to(self, *callbacks: JobCallback) -> JobView:
+        """Tell TensorBoard, MLflow or Weights & Biases (``client.callbacks``) of every trial until the job is over; return it."""
+        return log_job(self._api, self.id, callbacks)
 
     def trials(self) -> list[Trial]:
         return self._api.trials(self.id)

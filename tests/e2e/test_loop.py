@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import httpx
 import numpy as np
 import onnxruntime
+import optuna
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from client.api import PruneloopClient
 from db.artifacts import FileArtifactStore
@@ -114,6 +118,28 @@ def test_trials_tell_why_they_ended(system: System, finished: str) -> None:
     for trial in trials:
         assert trial.state.is_terminal
         assert (trial.values is not None) or trial.reason
+
+
+def test_a_finished_job_opens_in_optuna_and_in_tensorboard(system: System, finished: str, tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path}/trials.db"
+    for command in (
+        ["export-study", finished, "--storage", storage],
+        ["log", finished, "--tensorboard", str(tmp_path / "runs")],
+        ["report", finished],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "client", *command, "--url", system.url, "--token", system.token],
+            cwd=Path(__file__).resolve().parents[2], capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    study = optuna.load_study(study_name=f"{finished}-target-0", storage=storage)
+    with system.client() as client:
+        trials = [trial for trial in client.trials(finished) if trial.target == 0]
+    assert len(study.trials) == len(trials)
+    assert study.best_trials
+    events = EventAccumulator(str(tmp_path / "runs" / finished / "target-0"))
+    events.Reload()
+    assert len(events.Scalars("trial/front_size")) == len(trials)
 
 
 def test_a_killed_supervisor_leaves_the_servers_and_the_next_start_finds_them(system: System, finished: str) -> None:
