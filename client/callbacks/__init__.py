@@ -1,7 +1,7 @@
 """A job's trials as they end, handed to what shows or keeps experiments: TensorBoard, MLflow, Weights & Biases.
 
-A callback is any object with the methods of ``JobCallback``. ``log_job`` follows a job to its end; one that is over is told at once,
-from its first trial on, so that a finished job can be logged as well.
+A callback is any object with the methods of ``JobCallback``. ``log_job`` follows a job to its end; one that is over is told at
+once, from its first trial on, so that a finished job can be logged as well.
 """
 
 from __future__ import annotations
