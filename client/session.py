@@ -27,6 +27,7 @@ from api.schemas.jobs import JobView
 from client.api import PruneloopClient
 from client.callbacks import JobCallback, log_job
 from client.connection import connect
+from client.files import kind_of, read_job
 from client.follow import follow
 from client.front import MeasuredFront
 from client.in_process import Application, AppTransport
@@ -38,7 +39,6 @@ from domain.job import Job, JobSpec, JobState
 from domain.ports import Event
 from domain.trial import Trial
 
-KIND_OF_SUFFIX = {".onnx": ArtifactKind.ONNX, ".npz": ArtifactKind.DATA, ".safetensors": ArtifactKind.WEIGHTS}
 IN_PROCESS_URL = "http://localhost"
 
 
@@ -74,7 +74,7 @@ class Client:
     def submit(
         self, spec: JobSpec | Mapping[str, Any] | Path | str, *, idempotency_key: str | None = None
     ) -> JobHandle:
-        """Submit a job: a spec, a mapping, or the path of a YAML or JSON file.
+        """Submit a job: a spec, a mapping, or the path of a YAML or JSON file, whose files are uploaded first.
 
         Raises:
             Invalid: With every failing field named, or ``no_such_file``.
@@ -82,7 +82,7 @@ class Client:
         content: JobSpec | Mapping[str, Any] | bytes
         if isinstance(spec, Path | str):
             try:
-                content = Path(spec).read_bytes()
+                content = read_job(Path(spec).read_bytes(), Path(spec).parent, self.api)
             except OSError as error:
                 raise Invalid(f"{spec} cannot be read ({error.strerror}).", code="no_such_file") from error
         else:
@@ -107,11 +107,7 @@ class Client:
             Invalid: ``unknown_kind`` where the name does not say what it is, else why the server refuses the file.
         """
         file = Path(path)
-        known = kind or KIND_OF_SUFFIX.get(file.suffix.lower())
-        if known is None:
-            ends = ", ".join(KIND_OF_SUFFIX)
-            raise Invalid(f"{file.name} does not end in {ends}; give `kind`.", code="unknown_kind")
-        return self.api.upload_artifact(file, known)
+        return self.api.upload_artifact(file, kind or kind_of(file))
 
     def close(self) -> None:
         self.api.close()

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from client.callbacks import JobCallback, log_job
-from client.commands.shared import DataDir, JobArgument, Json, Token, Url, connect, say, write_json
+from client.commands.shared import DataDir, JobArgument, Json, Token, Url, connect, job_id_of, say, write_json
 from domain.errors import NotFound, Unavailable
 
 
@@ -40,8 +40,8 @@ def export_study(
             "Optuna is not installed here; run: pip install 'pruneloop[server]'", code="missing_package"
         ) from error
     with connect(url, token, data_dir) as client:
-        view = client.job(job)
-        trials = client.trials(job)
+        view = client.job(job_id_of(client, job))
+        trials = client.trials(view.id)
     if target is not None and target >= len(view.spec.targets):
         raise NotFound(f"Job {job} has targets 0 to {len(view.spec.targets) - 1}.", code="unknown_target")
     made = write(view, trials, storage, targets=None if target is None else [target])
@@ -71,7 +71,7 @@ def log(
     """Log every trial to TensorBoard, MLflow or Weights & Biases until the job is over; a finished job at once."""
     callbacks = _callbacks(tensorboard, mlflow, wandb)
     with connect(url, token, data_dir) as client:
-        view = log_job(client, job, callbacks)
+        view = log_job(client, job_id_of(client, job), callbacks)
     if as_json:
         write_json({"id": view.id, "state": view.state.value, "trials": view.trials_asked})
         return

@@ -23,9 +23,11 @@ from client.commands.shared import (
     config_of,
     connect,
     emit,
+    job_id_of,
     make_console,
     write_json,
 )
+from client.files import kind_of, read_job
 from client.follow import follow
 from client.render import front_table, jobs_table
 from client.take import fetch_points, points_of
@@ -41,7 +43,7 @@ TimeoutS = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    for command in (submit, jobs, watch, front, pause, resume, stop, cancel, download):
+    for command in (submit, upload, jobs, watch, front, pause, resume, stop, cancel, download):
         app.command()(command)
 
 
@@ -57,10 +59,11 @@ def submit(
     token: Token = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Submit a job from a YAML or JSON file."""
+    """Submit a job from a YAML or JSON file; files it names by their path are uploaded first."""
     content = _read(file)
     with connect(url, token, data_dir) as client:
-        job = client.submit(content, idempotency_key=key)
+        folder = Path() if str(file) == "-" else file.parent
+        job = client.submit(read_job(content, folder, client), idempotency_key=key)
         if not (config_of().watch if watch is None else watch):
             if as_json:
                 emit(job, "", as_json=True)
@@ -71,6 +74,24 @@ def submit(
                 )
             return
         raise typer.Exit(_watch(client, job.id, as_json=as_json, timeout_s=timeout_s))
+
+
+def upload(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A model (.onnx), data (.npz) or weights (.safetensors).")
+    ],
+    kind: Annotated[
+        str | None, typer.Option("--kind", help="onnx, data or weights; default: what the name ends in says.")
+    ] = None,
+    as_json: Json = False,
+    url: Url = None,
+    token: Token = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Upload a file and print the digest that jobs name it by."""
+    with connect(url, token, data_dir) as client:
+        made = client.upload_artifact(file, kind or kind_of(file))
+    emit(made, made.digest, as_json=as_json)
 
 
 def jobs(
@@ -101,7 +122,7 @@ def watch(
 ) -> None:
     """Follow a job until it is over; with --json an event a line."""
     with connect(url, token, data_dir) as client:
-        raise typer.Exit(_watch(client, job, as_json=as_json, timeout_s=timeout_s))
+        raise typer.Exit(_watch(client, job_id_of(client, job), as_json=as_json, timeout_s=timeout_s))
 
 
 def front(
@@ -117,8 +138,8 @@ def front(
 ) -> None:
     """Show the measured front, a table a target."""
     with connect(url, token, data_dir) as client:
-        view = client.job(job)
-        fronts = [client.front(job, index) for index in _targets(client, view, device, target)]
+        view = client.job(job_id_of(client, job))
+        fronts = [client.front(view.id, index) for index in _targets(client, view, device, target)]
     if as_json:
         write_json([item.model_dump(mode="json") for item in fronts])
         return
@@ -176,11 +197,11 @@ def download(
     """Download the front's files, each verified against its digest."""
     folder = out or Path(config_of().out or ".").expanduser()
     with connect(url, token, data_dir) as client:
-        view = client.job(job)
+        view = client.job(job_id_of(client, job))
         points = [
             point
             for index in _targets(client, view, None, target)
-            for point in points_of(client.front(job, index), trial=trial)
+            for point in points_of(client.front(view.id, index), trial=trial)
         ]
         if not points:
             what = "the front is empty so far" if trial is None else f"trial {trial} is on no front"
@@ -206,7 +227,7 @@ def _verb(job: str, verb: JobVerb, as_json: bool, url: str | None, token: str | 
             JobVerb.STOP: client.stop,
             JobVerb.CANCEL: client.cancel,
         }
-        changed = calls[verb](job)
+        changed = calls[verb](job_id_of(client, job))
     emit(changed, f"{changed.id} is {changed.state.value}.", as_json=as_json)
 
 

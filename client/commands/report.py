@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from client.commands.shared import DataDir, JobArgument, Json, Token, Url, connect, make_console, write_json
+from client.commands.shared import DataDir, JobArgument, Json, Token, Url, connect, job_id_of, make_console, write_json
 from client.report import read_report, report_block
 from domain.errors import NotFound
 
@@ -27,8 +27,8 @@ def report(
 ) -> None:
     """Say why a job is not faster, which single model serves all targets best, and how far predictions were off."""
     with connect(url, token, data_dir) as client:
-        view = client.job(job)
-        fronts = [] if as_json else [client.front(job, index) for index in range(len(view.spec.targets))]
+        view = client.job(job_id_of(client, job))
+        fronts = [] if as_json else [client.front(view.id, index) for index in range(len(view.spec.targets))]
     if as_json:
         write_json(view.report)
         return

@@ -12,11 +12,12 @@ import typer
 from pydantic import BaseModel
 from rich.console import RenderableType
 
+from client.api import PruneloopClient
 from client.config import ClientConfig, load_config
 from client.connection import DEFAULT_DATA_DIR, connect
 from client.errors import UNREACHABLE
 from client.render import make_console
-from domain.errors import Forbidden, Invalid, PruneloopError, Unauthorized
+from domain.errors import Forbidden, Invalid, NotFound, PruneloopError, Unauthorized
 
 __all__ = [
     "DataDir",
@@ -28,6 +29,7 @@ __all__ = [
     "connect",
     "emit",
     "exit_code_of",
+    "job_id_of",
     "labels_of",
     "make_console",
     "show_error",
@@ -50,6 +52,7 @@ EXIT_CODES = {
 }
 
 COMPLETED_JOBS = 30
+LATEST = "latest"
 
 NO_SERVER_CODES = frozenset({UNREACHABLE, "no_server"})
 
@@ -80,8 +83,21 @@ def jobs_for_completion(incomplete: str) -> list[tuple[str, str]]:
 
 
 JobArgument = Annotated[
-    str, typer.Argument(metavar="JOB", help="The job's id.", autocompletion=jobs_for_completion, show_default=False)
+    str,
+    typer.Argument(
+        metavar="JOB", help="The job's id, or `latest`.", autocompletion=jobs_for_completion, show_default=False
+    ),
 ]
+
+
+def job_id_of(client: PruneloopClient, text: str) -> str:
+    """Return the id that is meant: the newest job's for ``latest``. Raises NotFound where there is none."""
+    if text != LATEST:
+        return text
+    newest = client.jobs(limit=1)
+    if not newest:
+        raise NotFound("There is no job yet; submit one with: pruneloop submit FILE.yaml", code="no_jobs")
+    return newest[0].id
 
 
 def emit(value: BaseModel | Sequence[BaseModel], table: RenderableType, *, as_json: bool) -> None:
