@@ -9,6 +9,7 @@ import socket
 import sys
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from workers.dispatch import CeleryLauncher
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from search.planning import Trace
     from search.service import Capabilities
     from workers.build import BuildWork
     from workers.search import SearchWork
@@ -114,7 +116,7 @@ def make_api(settings: ApiSettings) -> FastAPI:
     server = connect(settings)
     if settings.admin_token_file is not None:
         admit_admin(server.store, settings.admin_token_file)
-    service = JobService(server.store, server.artifacts, server.launcher, capabilities())
+    service = JobService(server.store, server.artifacts, server.launcher, capabilities(), trace=inspector(settings))
     return create_app(
         ApiDependencies(
             store=server.store,
@@ -126,6 +128,16 @@ def make_api(settings: ApiSettings) -> FastAPI:
             broker_is_reachable=server.launcher.is_reachable,
         )
     )
+
+
+def inspector(settings: ApiSettings) -> Trace:
+    """Return what finds a model's groups: a child process where the builder's code is installed."""
+    from search.planning import no_builder_here
+    from workers.inspecting import ChildInspector
+
+    if find_spec("torch") is None or find_spec("torch_pruning") is None:
+        return no_builder_here
+    return ChildInspector(settings.artifact_dir)
 
 
 def capabilities() -> Capabilities:

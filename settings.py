@@ -8,6 +8,8 @@ from typing import Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from domain.work import SEARCH_SLICE_S
+
 
 class CoreSettings(BaseSettings):
     """What every server process needs: the database, the broker, the artifacts."""
@@ -41,7 +43,9 @@ class ApiSettings(CoreSettings):
 class SearchSettings(CoreSettings):
     """The search worker."""
 
-    slice_s: float = Field(default=10.0, gt=0, description="A job's loop gives way to a waiting one after this long.")
+    slice_s: float = Field(
+        default=SEARCH_SLICE_S, gt=0, description="A job's loop gives way to a waiting one after this long."
+    )
     search_sampler: Literal["tpe", "gp", "nsga2", "random"] = "tpe"
     search_without: tuple[str, ...] = Field(
         default=(),

@@ -44,11 +44,11 @@ def body_of(
         data = await limited(request, max_bytes).body()
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if is_optional and not data.strip():
-            return _validated(model, {})
+            return validated(model, {})
         if media_type in JSON_TYPES or media_type.endswith("+json"):
-            return _validated(model, parse_json(data))
+            return validated(model, parse_json(data))
         if allow_yaml and media_type in YAML_TYPES:
-            return _validated(model, parse_yaml(data))
+            return validated(model, parse_yaml(data))
         wanted = "application/json" + (" or application/yaml" if allow_yaml else "")
         raise Invalid(f"Send the body as {wanted}, and say so in Content-Type.", code="unsupported_media_type")
 
@@ -157,7 +157,8 @@ _PlainLoader.yaml_implicit_resolvers = {
 }
 
 
-def _validated(model: type[M], value: object) -> M:
+def validated(model: type[M], value: object) -> M:
+    """Return a value as a model. Raises Invalid, naming every failing field."""
     try:
         return model.model_validate(value)
     except ValidationError as error:

@@ -26,7 +26,7 @@ class BuildTables(Transactions):
         oldest = (
             select(build.c.id)
             .where(or_(leases.is_claimable(build), and_(own, ~leases.has_used_up(build))))
-            .order_by(own.desc(), build.c.created_at, build.c.id)
+            .order_by(own.desc(), build.c.priority.desc(), build.c.created_at, build.c.id)
             .limit(1)
             .with_for_update(key_share=True, skip_locked=True)
             .scalar_subquery()

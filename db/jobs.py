@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, func, insert, select, tuple_, update
@@ -51,6 +52,7 @@ class JobTables(EventTables):
                 if first_id != job_id:
                     return _job(connection, first_id), False
             values = {"id": job_id, "name": spec.name, "created_by": principal, "spec": spec}
+            values |= {"labels": spec.labels, "priority": spec.priority}
             connection.execute(insert(job).values(**values, state=JobState.QUEUED, stage=Stage.QUEUED))
             append_event(connection, job_id, "job.state", {"state": JobState.QUEUED.value})
             return _job(connection, job_id), True
@@ -60,14 +62,34 @@ class JobTables(EventTables):
         with self._transaction() as connection:
             return _job(connection, job_id)
 
-    def jobs(self, *, states: Sequence[JobState] = (), page_size: int = 50, page_token: str = "") -> Page[Job]:
-        """Return a page of jobs, newest first. Raises Invalid ``bad_page_token``."""
-        list_name = f"jobs:{','.join(sorted(set(states)))}"
+    def jobs(
+        self,
+        *,
+        states: Sequence[JobState] = (),
+        labels: Mapping[str, str | None] | None = None,
+        created_from: datetime | None = None,
+        created_before: datetime | None = None,
+        page_size: int = 50,
+        page_token: str = "",
+    ) -> Page[Job]:
+        """Return a page of jobs, newest first; a label without a value matches any. Raises Invalid ``bad_page_token``."""
+        wanted = dict(labels or {})
+        filters = [sorted(set(states)), sorted(wanted.items()), _iso(created_from), _iso(created_before)]
+        list_name = f"jobs:{hashlib.sha256(json.dumps(filters).encode()).hexdigest()[:16]}"
         after = read_page_token(list_name, page_token, str, str)
         size = coerce_page_size(page_size)
         query = select(*JOB_COLUMNS).order_by(job.c.created_at.desc(), job.c.id.desc()).limit(size + 1)
         if states:
             query = query.where(job.c.state.in_(states))
+        exact = {key: value for key, value in wanted.items() if value is not None}
+        if exact:
+            query = query.where(job.c.labels.contains(exact))
+        for key in wanted.keys() - exact.keys():
+            query = query.where(job.c.labels.has_key(key))
+        if created_from is not None:
+            query = query.where(job.c.created_at >= created_from)
+        if created_before is not None:
+            query = query.where(job.c.created_at < created_before)
         if after is not None:
             created_at = moment_in_token(after[0])
             query = query.where(tuple_(job.c.created_at, job.c.id) < tuple_(created_at, after[1]))
@@ -207,6 +229,10 @@ def _job(connection: Connection, job_id: str) -> Job:
     if row is None:
         raise _no_job(job_id)
     return job_of(row)
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return moment.isoformat() if moment is not None else None
 
 
 def _no_job(job_id: str) -> NotFound:

@@ -131,7 +131,7 @@ class MeasurementTables(Transactions):
             select(measurement.c.id)
             .join_from(measurement, device, device.c.id == device_id)
             .where(leases.is_claimable(measurement), suits(device))
-            .order_by(measurement.c.created_at, measurement.c.id)
+            .order_by(measurement.c.priority.desc(), measurement.c.created_at, measurement.c.id)
             .limit(1)
             .with_for_update(key_share=True, skip_locked=True, of=measurement)
             .scalar_subquery()

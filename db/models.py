@@ -73,6 +73,8 @@ job = Table(
     Column("name", Text, nullable=False),
     Column("created_by", Text, nullable=False, server_default=""),
     Column("spec", JSON, nullable=False),
+    Column("labels", JSONB, nullable=False, server_default="{}", comment="As in the spec, to be looked into."),
+    Column("priority", Integer, nullable=False, server_default="0", comment="As in the spec, to be ordered by."),
     Column("state", Text, nullable=False),
     Column("stage", Text, nullable=False),
     Column("reason", Text),
@@ -95,6 +97,8 @@ job = Table(
     _one_of("ended_by", EndedBy),
     Index("ix_job_created_at_id", "created_at", "id"),
     Index("ix_job_waiting", "waiting_since", "id", postgresql_where=text("state IN ('QUEUED', 'RUNNING', 'STOPPING')")),
+    Index("ix_job_state_created_at_id", "state", "created_at", "id"),
+    Index("ix_job_labels", "labels", postgresql_using="gin", postgresql_ops={"labels": "jsonb_path_ops"}),
     postgresql_with={"fillfactor": "70"},  # its event counter changes often: room for that on the same page
 )
 
@@ -129,6 +133,7 @@ def _work_columns() -> list[Column[object] | CheckConstraint]:
     """What every leased row has. ``attempt`` only grows, so that it fences; handing work back raises ``released``."""
     return [
         Column("state", Text, nullable=False),
+        Column("priority", Integer, nullable=False, server_default="0", comment="Its job's."),
         Column("attempt", Integer, nullable=False, server_default="0"),
         Column("released", Integer, nullable=False, server_default="0", comment="Attempts that do not count."),
         Column("lease_until", MOMENT),

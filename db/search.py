@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydantic import JsonValue
-from sqlalchemy import Connection, func, or_, select, update
+from sqlalchemy import Connection, ScalarSelect, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from db.events import append_event
@@ -43,7 +43,9 @@ class SearchTables(Transactions):
 
     # --- the lease --------------------------------------------------------------------------------------------------
     def lease_search(self, owner: str, *, lease_s: float, job_id: str | None = None) -> SearchLease | None:
-        """Take the longest-waiting job without a live lease, or the given one if it has none; QUEUED becomes RUNNING.
+        """Take the first job in the queue without a live lease, or the given one if it has none; QUEUED becomes RUNNING.
+
+        The queue goes by priority, then by who waits longest.
 
         An owner that asks again before its lease ran out gets its own job back, as a new attempt.
         """
@@ -52,7 +54,7 @@ class SearchTables(Transactions):
             select(job.c.id, job.c.state, job.c.started_at)
             .where(job.c.state.in_(SEARCHED), is_free)
             .where(or_(job.c.not_before.is_(None), job.c.not_before <= func.now()))
-            .order_by(job.c.waiting_since, job.c.id)
+            .order_by(job.c.priority.desc(), job.c.waiting_since, job.c.id)
             .limit(1)
             # A given job is waited for; of many, one that is busy for a moment is passed over.
             .with_for_update(key_share=True, skip_locked=job_id is None)
@@ -276,6 +278,10 @@ def _insert_trial(connection: Connection, job_id: str, number: int, new: NewTria
     return trial_of(row)
 
 
+def _priority_of(job_id: str) -> ScalarSelect[int]:
+    return select(job.c.priority).where(job.c.id == job_id).scalar_subquery()
+
+
 def _insert_build(connection: Connection, job_id: str, new: NewBuild, adopted: Build | None = None) -> AnyRow:
     values: dict[str, Any] = {
         "id": new_id("build"),
@@ -283,6 +289,7 @@ def _insert_build(connection: Connection, job_id: str, new: NewBuild, adopted: B
         "key": new.key,
         "kind": new.request.kind,
         "request": new.request,
+        "priority": _priority_of(job_id),
         "state": WorkState.PENDING,
     }
     if adopted is not None:
@@ -308,6 +315,7 @@ def _insert_measurement(connection: Connection, job_id: str, new: NewMeasurement
         "selector_labels": new.selector.labels,
         "runtime": new.request.runtime,
         "request": new.request,
+        "priority": _priority_of(job_id),
         "state": WorkState.PENDING,
     }
     connection.execute(upsert(measurement).values(values).on_conflict_do_nothing())

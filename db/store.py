@@ -14,6 +14,7 @@ from db.health import HealthTables
 from db.jobs import JobTables
 from db.measurements import MeasurementTables
 from db.models import artifact
+from db.queue import QueueTables
 from db.reaping import ReaperTables
 from db.search import SearchTables
 from db.tokens import TokenTables
@@ -22,7 +23,15 @@ from domain.errors import NotFound
 
 
 class SqlJobStore(
-    JobTables, SearchTables, BuildTables, MeasurementTables, ReaperTables, DeviceTables, HealthTables, TokenTables
+    JobTables,
+    QueueTables,
+    SearchTables,
+    BuildTables,
+    MeasurementTables,
+    ReaperTables,
+    DeviceTables,
+    HealthTables,
+    TokenTables,
 ):
     """``domain.ports.JobStore`` on PostgreSQL. Safe to share between threads; make one in each process, after forking.
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, field_validator, model_validator
 
 from domain.artifact import Digest
 from domain.errors import WrongState
@@ -103,6 +103,12 @@ class Stage(StrEnum):
     FINALS = "finals"
     REMEASURING = "remeasuring"
     DONE = "done"
+
+
+LABEL_KEY = r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,62}$"
+MAX_LABELS = 32
+LabelKey = Annotated[str, StringConstraints(pattern=LABEL_KEY)]
+LabelValue = Annotated[str, StringConstraints(max_length=255)]
 
 
 class _Strict(BaseModel):
@@ -219,6 +225,14 @@ class JobSpec(_Strict):
     """What a user submits. Only ``model``, ``data`` and one target are required."""
 
     name: str = Field(default="", max_length=200)
+    labels: dict[LabelKey, LabelValue] = Field(
+        default_factory=dict,
+        max_length=MAX_LABELS,
+        description="For people and scripts to find it by: `?label=key=value`.",
+    )
+    priority: int = Field(
+        default=0, ge=-10, le=10, description="Higher goes first, strictly, in every queue; equal ones take turns."
+    )
     model: ModelSpec
     data: DataSpec
     targets: tuple[TargetSpec, ...] = Field(min_length=1, max_length=32)

@@ -27,6 +27,7 @@ from domain.health import HealthAnswer, HealthCheck, HealthRecord
 from domain.job import DeviceSelector, EndedBy, Job, JobSpec, JobState, JobVerb, Stage
 from domain.measurement import Measurement, MeasurementOutcome, MeasurementRequest
 from domain.messages import BrokerAddress, Claim, HeartbeatAction
+from domain.plan import Pace, QueuePlace
 from domain.trial import Trial, TrialState, TrialValues
 
 T = TypeVar("T")
@@ -225,7 +226,26 @@ class JobStore(Clock, Protocol):
 
     def job(self, job_id: str) -> Job: ...
 
-    def jobs(self, *, states: Sequence[JobState] = (), page_size: int = 50, page_token: str = "") -> Page[Job]: ...
+    def jobs(
+        self,
+        *,
+        states: Sequence[JobState] = (),
+        labels: Mapping[str, str | None] | None = None,
+        created_from: datetime | None = None,
+        created_before: datetime | None = None,
+        page_size: int = 50,
+        page_token: str = "",
+    ) -> Page[Job]:
+        """Return a page of jobs, newest first; a label without a value matches any."""
+        ...
+
+    def queue_place(self, *, job_id: str | None = None, priority: int = 0) -> QueuePlace:
+        """Return the place of a queued job, or of one of a priority that would be submitted now."""
+        ...
+
+    def pace(self) -> Pace:
+        """Return how long builds and measurements took lately."""
+        ...
 
     def apply_verb(self, job_id: str, verb: JobVerb) -> Job:
         """Move a job by ``domain.job.state_after``; cancel also cancels its work. Raises WrongState, NotFound."""

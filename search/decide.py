@@ -11,7 +11,7 @@ from datetime import datetime
 
 from pydantic import JsonValue
 
-from domain.build import Build, BuildResult, CandidateRequest, Inherited, PrepareRequest
+from domain.build import Build, BuildResult, CandidateRequest, Inherited
 from domain.candidate import Candidate, UnprunableLayer
 from domain.device import Device
 from domain.job import EndedBy, JobState, Stage
@@ -29,7 +29,7 @@ from search.reserve import affordable, search_ends_s
 from search.seeds import is_chain_pending
 from search.stopping import is_searched_out
 from search.told import values_of
-from search.view import View, candidate_key, content_key, failure_of, measured_file
+from search.view import View, candidate_key, content_key, failure_of, measured_file, prepare_request
 from search.widths import FINE, widths_of
 
 MAX_IN_FLIGHT = 3  # a target: one measured, one waiting for the device, one being built
@@ -107,19 +107,6 @@ def _stop_waiting(view: View, now: datetime) -> list[Action]:
 
 
 # --- prepare --------------------------------------------------------------------------------------------------------
-def prepare_request(view: View, batch: int) -> PrepareRequest:
-    spec = view.spec
-    return PrepareRequest(
-        model=spec.model,
-        data=spec.data,
-        metric=spec.objective.metric,
-        batch=batch,
-        seed=spec.seed,
-        precisions=view.precisions_of(batch),
-        formats=view.formats_of(batch),
-    )
-
-
 def _prepare(view: View) -> list[Action] | None:
     actions: list[Action] = []
     is_waiting = False

@@ -1,4 +1,4 @@
-"""Who may measure a target, and what to tell a person when nobody can. Pure."""
+"""Who may measure a target, and what to tell a person when nobody can. Pure, but for ``all_devices``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from domain.device import Device, DeviceState
 from domain.job import DeviceSelector, TargetSpec
+from domain.ports import JobStore
 from domain.work import WorkState
 from search.view import View
 
@@ -80,6 +81,18 @@ def why_stuck(view: View, devices: Sequence[Device], now: datetime) -> str | Non
     return (
         f"Target {oldest.target}: no matching device is online ({names}). Start `pruneloop agent run` there to go on."
     )
+
+
+def all_devices(store: JobStore) -> tuple[Device, ...]:
+    """Return every device, page by page."""
+    devices: list[Device] = []
+    token = ""
+    while True:
+        page = store.devices(page_size=100, page_token=token)
+        devices.extend(page.items)
+        token = page.next_page_token
+        if not token:
+            return tuple(devices)
 
 
 def _describe(selector: DeviceSelector) -> str:

@@ -22,7 +22,7 @@ from domain.work import HEARTBEAT_S, LEASE_S
 from search import finals
 from search.actions import Action, Ask, End, Enter, FinishTrial, GiveBack, Report, StartBuild, StartMeasurement
 from search.decide import decide, new_trial
-from search.devices import can_run
+from search.devices import all_devices, can_run
 from search.front import build_front
 from search.inherit import settled
 from search.joint import joint_report
@@ -270,15 +270,3 @@ class SearchLoop:
         for device in run.devices:
             if can_run(device, measurement.selector, request.runtime, (request.precision,)):
                 self._launcher.wake_device(device.id)
-
-
-def all_devices(store: JobStore) -> tuple[Device, ...]:
-    """Return every device, page by page."""
-    devices: list[Device] = []
-    token = ""
-    while True:
-        page = store.devices(page_size=100, page_token=token)
-        devices.extend(page.items)
-        token = page.next_page_token
-        if not token:
-            return tuple(devices)

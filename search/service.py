@@ -11,8 +11,10 @@ from domain.errors import FieldProblem, Invalid, NotFound
 from domain.formats import FORMATS, READ_BY, why_not
 from domain.front import Front
 from domain.job import Job, JobSpec, JobVerb
+from domain.plan import JobPlan
 from domain.ports import ArtifactStore, JobStore, Launcher
 from search.front import build_front
+from search.planning import Trace, make_plan, no_builder_here
 
 
 @dataclass(frozen=True)
@@ -53,15 +55,23 @@ class JobService:
         artifacts: Files that a spec may name.
         launcher: Woken after a commit.
         capabilities: What may be asked for.
+        trace: Finds a model's groups for ``plan``; default: says that no builder is installed here.
     """
 
     def __init__(
-        self, store: JobStore, artifacts: ArtifactStore, launcher: Launcher, capabilities: Capabilities
+        self,
+        store: JobStore,
+        artifacts: ArtifactStore,
+        launcher: Launcher,
+        capabilities: Capabilities,
+        *,
+        trace: Trace = no_builder_here,
     ) -> None:
         self._store = store
         self._artifacts = artifacts
         self._launcher = launcher
         self._capabilities = capabilities
+        self._trace = trace
 
     def create_job(self, spec: JobSpec, *, idempotency_key: str | None = None, principal: str = "") -> tuple[Job, bool]:
         """Check and insert a job, then wake a search worker; returns (job, is_new).
@@ -71,17 +81,16 @@ class JobService:
                 ``batch_not_available``, ``export_not_available``, ``metric_not_available``, ``unknown_model``, ``unknown_dataset``,
                 ``unknown_artifact``, or ``idempotency_mismatch``. Every failing field is named; the code is the first's.
         """
-        problems = self._problems(spec)
-        if problems:
-            raise Invalid(
-                " ".join(problem.message for _, problem in problems),
-                code=problems[0][0],
-                fields=[problem for _, problem in problems],
-            )
+        self._check(spec)
         job, is_new = self._store.create_job(spec, idempotency_key=idempotency_key, principal=principal)
         if is_new:
             self._launcher.wake_search()
         return job, is_new
+
+    def plan(self, spec: JobSpec) -> JobPlan:
+        """Check a job as ``create_job`` does and tell what it would do; nothing is stored. Raises what ``create_job`` raises."""
+        self._check(spec)
+        return make_plan(spec, self._store, self._trace)
 
     def apply_verb(self, job_id: str, verb: JobVerb) -> Job:
         """Pause, resume, stop or cancel a job, and wake whoever has to act on it. Raises WrongState, NotFound."""
@@ -122,6 +131,15 @@ class JobService:
                         )
                     )
         return tuple(found)
+
+    def _check(self, spec: JobSpec) -> None:
+        problems = self._problems(spec)
+        if problems:
+            raise Invalid(
+                " ".join(problem.message for _, problem in problems),
+                code=problems[0][0],
+                fields=[problem for _, problem in problems],
+            )
 
     def _problems(self, spec: JobSpec) -> list[tuple[str, FieldProblem]]:
         can = self._capabilities

@@ -161,6 +161,20 @@ class View:
         return [trial for trial in self.trials_of(target) if trial.state is TrialState.SUCCEEDED]
 
 
+def prepare_request(view: View, batch: int) -> PrepareRequest:
+    """Return what is asked of the builder first, for the targets of a batch."""
+    spec = view.spec
+    return PrepareRequest(
+        model=spec.model,
+        data=spec.data,
+        metric=spec.objective.metric,
+        batch=batch,
+        seed=spec.seed,
+        precisions=view.precisions_of(batch),
+        formats=view.formats_of(batch),
+    )
+
+
 def failure_of(work: Build | Measurement) -> Failed | None:
     return work.outcome if isinstance(work.outcome, Failed) else None
 

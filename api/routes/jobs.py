@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import AwareDatetime, StringConstraints
 
 from api.auth import AdminPrincipal, require_admin
 from api.body import body_of, request_body
@@ -14,16 +16,21 @@ from api.deps import Deps, Paging, slice_of
 from api.events import EventStreams
 from api.http import IdempotencyKey, JobId, with_etag
 from api.progress import UNKNOWN_DEVICE, view_of
-from api.schemas.jobs import JobArtifact, JobView
+from api.schemas.jobs import JobArtifact, JobChanges, JobView, changed
 from api.schemas.lists import Listing
-from domain.errors import NotFound
+from domain.errors import FieldProblem, Invalid, NotFound
 from domain.front import Front
-from domain.job import Job, JobSpec, JobState, JobVerb
-from domain.ports import JobSnapshot
+from domain.job import LABEL_KEY, MAX_LABELS, Job, JobSpec, JobState, JobVerb
+from domain.plan import JobPlan
+from domain.ports import JobSnapshot, Principal
 from domain.trial import Trial
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(require_admin)])
 
+LabelFilter = Annotated[
+    str, StringConstraints(pattern=LABEL_KEY.removesuffix("$") + r"(=[^\x00-\x1f]{0,255})?$", max_length=320)
+]
+ClonedWith = Annotated[JobChanges, Depends(body_of(JobChanges, allow_yaml=True, is_optional=True))]
 SubmittedJob = Annotated[JobSpec, Depends(body_of(JobSpec, allow_yaml=True))]
 
 
@@ -31,7 +38,10 @@ SubmittedJob = Annotated[JobSpec, Depends(body_of(JobSpec, allow_yaml=True))]
     "",
     operation_id="createJob",
     summary="Submit a job",
+    description="With `validate_only` nothing is stored: the answer tells the groups, the devices and the cost.",
     status_code=201,
+    response_model=Job,
+    responses={200: {"model": JobPlan, "description": "What the job would do (`validate_only`)."}},
     openapi_extra=request_body(JobSpec, allow_yaml=True),
 )
 def create_job(
@@ -40,21 +50,37 @@ def create_job(
     spec: SubmittedJob,
     response: Response,
     idempotency_key: IdempotencyKey = None,
-) -> Job:
-    job, is_new = deps.service.create_job(spec, idempotency_key=idempotency_key, principal=principal.name)
-    response.headers["Location"] = f"/v1/jobs/{job.id}"
-    if not is_new:
-        response.headers["Idempotency-Replayed"] = "true"
-    return job
+    validate_only: Annotated[
+        bool, Query(description="Check the job and tell what it would do; store nothing.")
+    ] = False,
+) -> Job | Response:
+    if validate_only:
+        return JSONResponse(deps.service.plan(spec).model_dump(mode="json"))
+    return _submit(deps, principal, spec, response, idempotency_key)
 
 
 @router.get("", operation_id="listJobs", summary="Jobs, newest first")
 def list_jobs(
     deps: Deps,
     paging: Paging,
-    state: Annotated[list[JobState] | None, Query(description="Only these states; may be given again.")] = None,
+    state: Annotated[
+        list[JobState] | None, Query(max_length=8, description="Only these states; may be given again.")
+    ] = None,
+    label: Annotated[
+        list[LabelFilter] | None,
+        Query(max_length=MAX_LABELS, description="`key=value`, or `key` for any value; several must all be there."),
+    ] = None,
+    created_from: Annotated[AwareDatetime | None, Query(description="Submitted then or later.")] = None,
+    created_before: Annotated[AwareDatetime | None, Query(description="Submitted before.")] = None,
 ) -> Listing[Job]:
-    page = deps.store.jobs(states=tuple(state or ()), page_size=paging.size, page_token=paging.token)
+    page = deps.store.jobs(
+        states=tuple(state or ()),
+        labels=_labels_of(label or []),
+        created_from=created_from,
+        created_before=created_before,
+        page_size=paging.size,
+        page_token=paging.token,
+    )
     return Listing[Job](items=list(page.items), next_page_token=page.next_page_token)
 
 
@@ -67,6 +93,26 @@ def list_jobs(
 )
 def get_job(deps: Deps, request: Request, job_id: JobId) -> Response:
     return with_etag(request, _view(deps, deps.store.snapshot(job_id)))
+
+
+@router.post(
+    "/{job_id}/clone",
+    operation_id="cloneJob",
+    summary="Submit the same job again, with changes",
+    description="The body holds top-level fields of the job that differ; the others are taken as they were.",
+    status_code=201,
+    openapi_extra=request_body(JobChanges, is_optional=True),
+)
+def clone_job(
+    deps: Deps,
+    principal: AdminPrincipal,
+    job_id: JobId,
+    changes: ClonedWith,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> Job:
+    spec = changed(deps.store.job(job_id).spec, changes)
+    return _submit(deps, principal, spec, response, idempotency_key)
 
 
 @router.post("/{job_id}/pause", operation_id="pauseJob", summary="Ask no new trials; running ones go on")
@@ -146,6 +192,27 @@ async def stream_events(
         yield event
 
 
+def _submit(deps: Deps, principal: Principal, spec: JobSpec, response: Response, key: str | None) -> Job:
+    job, is_new = deps.service.create_job(spec, idempotency_key=key, principal=principal.name)
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    if not is_new:
+        response.headers["Idempotency-Replayed"] = "true"
+    return job
+
+
+def _labels_of(filters: list[str]) -> dict[str, str | None]:
+    """Return key -> value, None for any. Raises Invalid where a key is given two values, which no job has."""
+    found: dict[str, str | None] = {}
+    for text in filters:
+        key, equals, value = text.partition("=")
+        wanted = value if equals else None
+        if found.get(key, wanted) != wanted and None not in (found[key], wanted):
+            problem = FieldProblem("label", f"{key} cannot have two values at once; ask for one")
+            raise Invalid("No job can match.", fields=[problem])
+        found[key] = wanted if wanted is not None else found.get(key)
+    return found
+
+
 def _view(deps: Deps, snapshot: JobSnapshot) -> JobView:
     names: dict[str, str] = {}
 
@@ -157,4 +224,7 @@ def _view(deps: Deps, snapshot: JobSnapshot) -> JobView:
                 names[device_id] = UNKNOWN_DEVICE
         return names[device_id]
 
-    return view_of(snapshot, now=deps.store.now(), device_name=name_of)
+    view = view_of(snapshot, now=deps.store.now(), device_name=name_of)
+    if snapshot.job.state is JobState.QUEUED:
+        view = view.model_copy(update={"queue": deps.store.queue_place(job_id=snapshot.job.id)})
+    return view

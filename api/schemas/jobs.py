@@ -6,8 +6,10 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from api.body import validated
 from domain.artifact import Digest
-from domain.job import Job
+from domain.job import Job, JobSpec
+from domain.plan import QueuePlace
 
 
 class RunningMeasurement(BaseModel):
@@ -55,6 +57,20 @@ class JobView(Job):
     """``GET /v1/jobs/{id}``."""
 
     progress: JobProgress
+    queue: QueuePlace | None = Field(default=None, description="While it is QUEUED.")
+
+
+class JobChanges(BaseModel):
+    """What differs in a clone: any top-level field of a job, whole."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, JsonValue]
+
+
+def changed(spec: JobSpec, changes: JobChanges) -> JobSpec:
+    """Return a job with other top-level fields. Raises Invalid, naming every failing field."""
+    body = {**spec.model_dump(mode="json", exclude_unset=True), **(changes.__pydantic_extra__ or {})}
+    return validated(JobSpec, body)
 
 
 class JobArtifact(BaseModel):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import cast
 
 from domain.artifact import ArtifactKind, ArtifactRef, digest_of, digest_of_file
 from domain.device import Device, DeviceState, Inventory, RuntimeInfo
@@ -15,9 +16,11 @@ from domain.health import HealthAnswer, HealthCheck, HealthRecord, HealthVerdict
 from domain.job import Job, JobSpec, JobState, JobVerb, state_after
 from domain.measurement import Measurement, MeasurementOutcome
 from domain.messages import BrokerAddress, Claim, HeartbeatAction
-from domain.ports import Event, JobSnapshot, Page, Principal, Registration
+from domain.plan import JobPlan, Pace, QueuePlace
+from domain.ports import Event, JobSnapshot, JobStore, Page, Principal, Registration
 from domain.trial import Trial
 from domain.work import WorkState
+from search.planning import make_plan, no_builder_here
 
 ADMIN_TOKEN = "admin-secret"
 DEVICE_TOKEN = "device-secret"
@@ -104,11 +107,31 @@ class FakeStore:
         except KeyError:
             raise NotFound(f"There is no job {job_id}; GET /v1/jobs lists them.") from None
 
-    def jobs(self, *, states: Sequence[JobState] = (), page_size: int = 50, page_token: str = "") -> Page[Job]:
+    def jobs(
+        self,
+        *,
+        states: Sequence[JobState] = (),
+        labels: Mapping[str, str | None] | None = None,
+        created_from: datetime | None = None,
+        created_before: datetime | None = None,
+        page_size: int = 50,
+        page_token: str = "",
+    ) -> Page[Job]:
         found = [job for job in self.jobs_by_id.values() if not states or job.state in states]
+        for key, value in (labels or {}).items():
+            found = [job for job in found if key in job.spec.labels and value in {None, job.spec.labels[key]}]
         start = int(page_token or 0)
         end = start + page_size
         return Page(tuple(found[start:end]), str(end) if end < len(found) else "")
+
+    def queue_place(self, *, job_id: str | None = None, priority: int = 0) -> QueuePlace:
+        return QueuePlace(ahead=0, searchers=1, expected_wait_s=0.0)
+
+    def pace(self) -> Pace:
+        return Pace()
+
+    def find_build(self, key: str) -> None:
+        return None
 
     def apply_verb(self, job_id: str, verb: JobVerb) -> Job:
         job = self.job(job_id)
@@ -309,6 +332,9 @@ class FakeService:
 
     def apply_verb(self, job_id: str, verb: JobVerb) -> Job:
         return self.store.apply_verb(job_id, verb)
+
+    def plan(self, spec: JobSpec) -> JobPlan:
+        return make_plan(spec, cast(JobStore, self.store), no_builder_here)
 
     def front(self, job_id: str, target: int) -> Front:
         self.store.job(job_id)

@@ -1,0 +1,72 @@
+"""Where a job stands in the queue, and how long work took lately."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Table, and_, exists, func, or_, select
+
+from db.models import build, job, measurement
+from db.transactions import Transactions
+from domain.build import BuildKind
+from domain.job import JobState
+from domain.plan import Pace, QueuePlace
+from domain.work import SEARCH_SLICE_S, WorkState
+
+LATELY = 200  # rows of a kind that an expectation rests on
+
+
+class QueueTables(Transactions):
+    """Expectations, read from the rows."""
+
+    def queue_place(self, *, job_id: str | None = None, priority: int = 0) -> QueuePlace:
+        """Return the place of a queued job, or of one of a priority that would be submitted now."""
+        is_free = or_(job.c.search_until.is_(None), job.c.search_until < func.now())
+        waits = and_(job.c.state.in_([JobState.QUEUED, JobState.RUNNING, JobState.STOPPING]), is_free)
+        goes_first = job.c.priority >= priority
+        if job_id is not None:
+            own = job.alias("own")
+            mine = own.c.id == job_id
+            before = or_(
+                job.c.priority > own.c.priority,
+                and_(
+                    job.c.priority == own.c.priority,
+                    or_(
+                        job.c.waiting_since < own.c.waiting_since,
+                        and_(job.c.waiting_since == own.c.waiting_since, job.c.id < own.c.id),
+                    ),
+                ),
+            )
+            goes_first = exists().where(mine, before)
+        is_due = or_(job.c.not_before.is_(None), job.c.not_before <= func.now())
+        count = select(func.count()).select_from(job).where(waits, is_due, goes_first)
+        held = select(func.count(func.distinct(job.c.search_owner))).where(job.c.search_until >= func.now())
+        with self._transaction() as connection:
+            ahead = connection.execute(count).scalar_one()
+            searchers = connection.execute(held).scalar_one()
+        expected_s = round(ahead / searchers * SEARCH_SLICE_S, 1) if searchers else None
+        return QueuePlace(ahead=ahead, searchers=searchers, expected_wait_s=expected_s)
+
+    def pace(self) -> Pace:
+        """Return the median seconds of the candidate builds and the measurements that were finished last."""
+        with self._transaction() as connection:
+            builds = connection.execute(_median(build, build.c.kind == BuildKind.CANDIDATE)).one()
+            measurements = connection.execute(_median(measurement)).one()
+        return Pace(
+            builds=builds.number,
+            build_s=_rounded(builds.middle_s),
+            measurements=measurements.number,
+            measurement_s=_rounded(measurements.middle_s),
+        )
+
+
+def _median(table: Table, *which: Any) -> Any:
+    took_s = func.extract("epoch", table.c.finished_at - table.c.started_at)
+    is_done = and_(table.c.state == WorkState.DONE, table.c.started_at.is_not(None), *which)
+    lately = select(took_s.label("took_s")).where(is_done).order_by(table.c.id.desc()).limit(LATELY).subquery()
+    middle = func.percentile_cont(0.5).within_group(lately.c.took_s)
+    return select(func.count().label("number"), middle.label("middle_s")).select_from(lately)
+
+
+def _rounded(seconds: Any) -> float | None:
+    return round(float(seconds), 3) if seconds is not None else None
