@@ -11,12 +11,12 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import AwareDatetime, StringConstraints
 
 from api.auth import AdminPrincipal, require_admin
-from api.body import body_of, request_body
+from api.body import body_of, request_body, validated
 from api.deps import Deps, Paging, slice_of
 from api.events import EventStreams
 from api.http import IdempotencyKey, JobId, with_etag
 from api.progress import UNKNOWN_DEVICE, view_of
-from api.schemas.jobs import JobArtifact, JobChanges, JobView, changed
+from api.schemas.jobs import JobArtifact, JobChanges, JobView
 from api.schemas.lists import Listing
 from domain.errors import FieldProblem, Invalid, NotFound
 from domain.front import Front
@@ -111,7 +111,8 @@ def clone_job(
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> Job:
-    spec = changed(deps.store.job(job_id).spec, changes)
+    first = deps.store.job(job_id).spec.model_dump(mode="json", exclude_unset=True)
+    spec = validated(JobSpec, {**first, **(changes.__pydantic_extra__ or {})})
     return _submit(deps, principal, spec, response, idempotency_key)
 
 

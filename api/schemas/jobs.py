@@ -6,9 +6,8 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from api.body import validated
 from domain.artifact import Digest
-from domain.job import Job, JobSpec
+from domain.job import Job
 from domain.plan import QueuePlace
 
 
@@ -65,12 +64,6 @@ class JobChanges(BaseModel):
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, JsonValue]
-
-
-def changed(spec: JobSpec, changes: JobChanges) -> JobSpec:
-    """Return a job with other top-level fields. Raises Invalid, naming every failing field."""
-    body = {**spec.model_dump(mode="json", exclude_unset=True), **(changes.__pydantic_extra__ or {})}
-    return validated(JobSpec, body)
 
 
 class JobArtifact(BaseModel):
