@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from workers.search import SearchWork
 
 
-METRICS = ("accuracy", "agreement")
+METRICS = ("accuracy", "agreement", "fidelity", "pair_spearman")
 
 
 @dataclass(frozen=True)

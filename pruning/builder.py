@@ -33,17 +33,20 @@ from domain.errors import FieldProblem, Invalid, PruneloopError, Unavailable
 from domain.formats import why_not
 from domain.outcome import Blame, Failed
 from domain.ports import ArtifactStore, BuildAbandoned, BuildProgress, Hold
-from pruning.accuracy import accuracy_of, predict
+from pruning.accuracy import predict
 from pruning.cost import count_macs, count_params
 from pruning.datasets import load_data
 from pruning.datasets.splits import CheckedSplits
 from pruning.dense import Dense, open_dense
 from pruning.exporters import Exporter, make_exporter
+from pruning.exporters.outputs import joined, with_outputs
 from pruning.exporters.precision import CALIBRATION_SAMPLES, require_precision
 from pruning.groups import Group
+from pruning.models import check_model
 from pruning.network import describe_layers
 from pruning.precision import choose_compute, choose_device, faster_compute
 from pruning.recovery import Recipe, batch_of, dense_recipe, reestimate_batch_norm, train
+from pruning.signature import file_outputs
 from pruning.skipping import score_blocks
 from pruning.stopwatch import Stopwatch
 from pruning.surgery import read_widths
@@ -105,6 +108,8 @@ class TorchBuilder:
 
     # --- the three kinds --------------------------------------------------------------------------------------------
     def _prepare(self, request: PrepareRequest, watch: Stopwatch) -> BuildResult:
+        watch.stage = "load"
+        check_model(request.model, self._artifacts)  # what cannot be pruned is said before any work is done
         splits = self._load_data(request, watch)
         notes: list[str] = []
 
@@ -112,11 +117,13 @@ class TorchBuilder:
             if request.model.weights is not None:
                 load_weights(model, self._artifacts.read(request.model.weights))
                 notes.append("weights as given")
+            elif request.model.source == "onnx":
+                notes.append("weights of the file")
             else:
                 notes.append(self._train_dense(model, dense, request.seed, watch))
 
         watch.stage = "load"
-        dense = open_dense(request.model, splits, request.metric, request.seed, self._compute, fill)
+        dense = open_dense(request.model, splits, request.metric, request.seed, self._compute, fill, self._artifacts)
         notes += [f"metric: {dense.metric}", f"precision of calibration and training: {dense.compute.precision}"]
         with watch.measure("groups"):
             groups = dense.groups()
@@ -184,7 +191,7 @@ class TorchBuilder:
         search = _of_first(exported, search)
         with watch.measure("test"):
             labels = dense.labels("test", watch.hold)
-            tests = [accuracy_of(self._run_file(file, dense.splits.test[0], watch), labels) for file in exported]
+            tests = [dense.score(self._run_file(file, dense.splits.test[0], watch), labels) for file in exported]
         artifacts = tuple(
             file.model_copy(update={"accuracy_test": test}) for file, test in zip(exported, tests, strict=True)
         )
@@ -209,7 +216,9 @@ class TorchBuilder:
                 load_weights(model, self._artifacts.read(request.weights.digest), field="weights")
 
             with watch.measure("load"):
-                dense = open_dense(request.model, splits, request.metric, request.seed, self._compute, fill)
+                dense = open_dense(
+                    request.model, splits, request.metric, request.seed, self._compute, fill, self._artifacts
+                )
             self._remember(key, dense)
         self._models.move_to_end(key)
         return self._models[key]
@@ -254,7 +263,7 @@ class TorchBuilder:
         inputs = dense.splits.val[0][:SENSITIVITY_SAMPLES]
         labels = dense.labels("val", watch.hold)[:SENSITIVITY_SAMPLES]
         calibration = dense.calibration()[0]
-        base = accuracy_of(predict(dense.model, inputs, dense.compute, hold=watch.hold, is_rough=True), labels)
+        base = dense.score(predict(dense.model, inputs, dense.compute, hold=watch.hold, is_rough=True), labels)
         mix = Candidate(sparsity={}, widths={}).importance
         groups = dense.groups().groups
         cases = [(group, sparsity) for group in groups for sparsity in SENSITIVITY_SPARSITIES]
@@ -262,7 +271,7 @@ class TorchBuilder:
         for number, (group, sparsity) in enumerate(cases):
             model = dense.prune({group.name: _narrowed(group, sparsity)}, mix, watch.hold)
             reestimate_batch_norm(model, calibration, dense.compute, hold=watch.hold, samples=SENSITIVITY_SAMPLES // 2)
-            after = accuracy_of(predict(model, inputs, dense.compute, hold=watch.hold, is_rough=True), labels)
+            after = dense.score(predict(model, inputs, dense.compute, hold=watch.hold, is_rough=True), labels)
             losses[group.name][str(sparsity)] = round(base - after, 6)
             watch.tell((number + 1) / len(cases))
         return tuple(group.info.model_copy(update={"sensitivity": losses[group.name]}) for group in groups)
@@ -298,7 +307,7 @@ class TorchBuilder:
             on_cpu = deepcopy(model).to("cpu").to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
             inputs = _check_inputs(dense.splits.val[0], request.batch, request.seed)
             with torch.no_grad():
-                outputs = on_cpu(inputs)
+                outputs = joined(file_outputs(on_cpu, inputs))
         artifacts = []
         for format, own_precisions in wanted.items():
             exporter = make_exporter(format)
@@ -315,10 +324,10 @@ class TorchBuilder:
                         )
                         # What it must give elsewhere is what it gives here: its rounding is its own.
                         given = exporter.run(made, inputs, threads=1, precision=precision)
-                        check = {**arrays, "output_output": given.numpy()}
+                        check = with_outputs(arrays, given)
                     with watch.measure("evaluate"), watch.hold():
                         logits = exporter.run(made, dense.splits.val[0], threads=self._threads, precision=precision)
-                    own = accuracy_of(logits, dense.labels("val", watch.hold))
+                    own = dense.score(logits, dense.labels("val", watch.hold))
                 artifacts.append(self._stored(exporter, made, check, precision, own))
         return tuple(artifacts)
 
@@ -412,6 +421,8 @@ def _check_inputs(inputs: Tensor, batch: int, seed: int) -> Tensor:
 
 def _no_denormals(array: np.ndarray) -> np.ndarray:
     """Set denormal values to zero: they are slow on some devices and would be timed as such."""
+    if array.dtype.kind != "f":
+        return array
     tiny = np.finfo(array.dtype).tiny
     return np.where(np.abs(array) < tiny, np.zeros((), array.dtype), array)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -11,19 +11,22 @@ from torch import Tensor, nn
 from domain.candidate import Candidate, ImportanceMix
 from domain.errors import FieldProblem, Invalid
 from domain.job import ModelSpec
-from domain.ports import Hold
+from domain.ports import ArtifactStore, Hold
 from pruning.accuracy import accuracy_of, predict
 from pruning.datasets.splits import CheckedSplits, Pair, check_labels
 from pruning.groups import Groups, find_groups, regroup, require_eager
 from pruning.importance import Evidence, gather_evidence, mixed_importance
+from pruning.metrics import NEED_LABELS, is_of_classes, pair_spearman, require_metric, variance_kept
 from pruning.models import build_model
+from pruning.models.from_file import require_free_batch
 from pruning.precision import Compute
 from pruning.recovery import CALIBRATION_SAMPLES, TrainingSet
+from pruning.signature import Packed, Port, Signature
 from pruning.surgery import prune_to_widths
 
-METRICS = ("accuracy", "agreement")
 EVIDENCE_SAMPLES = 320
 EVIDENCE_BATCH = 64
+MOST_OUTPUT_BYTES = 4 * 2**30
 
 
 @dataclass
@@ -34,9 +37,10 @@ class Dense:
         model: Dense module on ``compute.device``.
         splits: Checked data.
         compute: Device and precision of calibration passes.
-        metric: ``accuracy`` or ``agreement``.
-        classes: Number of logits.
+        metric: One of ``metrics.METRICS``.
+        classes: Number of logits, or of output values.
         seed: Of the order calibration samples are drawn in.
+        is_of_classes: Outputs are logits of classes; else they are values.
     """
 
     model: nn.Module
@@ -45,6 +49,7 @@ class Dense:
     metric: str
     classes: int
     seed: int
+    is_of_classes: bool = True
     _groups: Groups | None = None
     _teacher: Tensor | None = None
     _evidence: Evidence | None = None
@@ -74,25 +79,33 @@ class Dense:
         return self._teacher
 
     def labels(self, split: str, hold: Hold) -> Tensor:
-        """Return what counts as right on ``val`` or ``test``: the labels, or the dense model's answers for agreement."""
+        """Return what counts as right on ``val`` or ``test``: the labels, or else the dense model's answers."""
         pair: Pair = getattr(self.splits, split)
-        if self.metric == "accuracy":
+        if self.metric in NEED_LABELS:
             assert pair[1] is not None
             return pair[1]
         if split not in self._labels:
-            self._labels[split] = predict(self.model, pair[0], self.compute, hold=hold).argmax(1)
+            outputs = predict(self.model, pair[0], self.compute, hold=hold)
+            self._labels[split] = outputs.argmax(1) if self.is_of_classes else outputs
         return self._labels[split]
 
+    def score(self, outputs: Tensor, wanted: Tensor) -> float:
+        """Return the metric of outputs ``(N, values)`` against what counts as right."""
+        if self.metric == "pair_spearman":
+            return pair_spearman(outputs, wanted)
+        return accuracy_of(outputs, wanted) if self.is_of_classes else variance_kept(outputs, wanted)
+
     def evaluate(self, model: nn.Module, split: str, hold: Hold) -> float:
-        """Return a model's accuracy (or agreement) on ``val`` or ``test``."""
+        """Return a model's metric on ``val`` or ``test``."""
         pair: Pair = getattr(self.splits, split)
-        return accuracy_of(predict(model, pair[0], self.compute, hold=hold), self.labels(split, hold))
+        return self.score(predict(model, pair[0], self.compute, hold=hold), self.labels(split, hold))
 
     def training_set(self, *, distill: bool, hold: Hold) -> TrainingSet:
         """Return what recovery learns from; without labels the teacher is always there."""
         inputs, labels = self.splits.train
+        labels = labels if self.is_of_classes else None  # what values should be, only the dense model says
         teacher = self.teacher(hold) if distill or labels is None else None
-        return TrainingSet(inputs, labels, teacher, self.splits.max_shift)
+        return TrainingSet(inputs, labels, teacher, self.splits.max_shift, self.is_of_classes)
 
     def importance(self, mix: ImportanceMix, hold: Hold) -> dict[str, Tensor]:
         """Return scores per group; the data-driven criteria are gathered once for all mixes."""
@@ -118,13 +131,15 @@ class Dense:
         """
         model.eval()
         groups = regroup(model, self.groups(), self.example)
-        return Dense(
-            model, self.splits, self.compute, self.metric, self.classes, self.seed, _groups=groups, _labels=self._labels
-        )
+        return replace(self, model=model, _groups=groups, _teacher=None, _evidence=None)
 
     def _evidence_batches(self, hold: Hold) -> list[tuple[Tensor, Tensor]]:
         inputs, labels = self.calibration()
-        if labels is None:  # then what the dense model says is what must be kept
+        if not self.is_of_classes:
+            # No loss has a slope where the model is its own teacher. Every output value counts, with a random sign.
+            signs = torch.randint(0, 2, (len(inputs), self.classes), generator=torch.Generator().manual_seed(self.seed))
+            labels = signs * 2.0 - 1.0
+        elif labels is None:  # then what the dense model says is what must be kept
             labels = predict(self.model, inputs, self.compute, hold=hold).argmax(1)
         parts = zip(inputs.split(EVIDENCE_BATCH), labels.split(EVIDENCE_BATCH), strict=True)
         return [(self.compute.place(part), label.to(self.compute.device)) for part, label in parts]
@@ -137,6 +152,7 @@ def open_dense(
     seed: int,
     compute: Compute,
     fill: Callable[[nn.Module, Dense], None],
+    artifacts: ArtifactStore | None = None,
 ) -> Dense:
     """Build a job's model, check that it and the data fit each other, and fill it with weights.
 
@@ -147,39 +163,100 @@ def open_dense(
         seed: Of the fresh weights.
         compute: Device and precision.
         fill: Loads or trains the weights, given the model and the rest.
+        artifacts: Where an uploaded model lies.
 
     Raises:
-        Invalid: ``unknown_metric``, ``model_rejects_data``, ``model_output``, ``labels_out_of_range`` and those of
-            ``build_model``.
+        Invalid: ``unknown_metric``, ``labels_missing``, ``model_rejects_data``, ``model_output``, ``labels_out_of_range`` and
+            those of ``build_model``.
     """
-    if metric not in METRICS:
-        message = f"Unknown metric {metric!r}; choose {' or '.join(METRICS)}."
-        raise Invalid(message, code="unknown_metric", fields=[FieldProblem("objective.metric", message)])
+    require_metric(metric)
+    if metric == "pair_spearman" and (splits.val[1] is None or splits.test[1] is None):
+        message = "pair_spearman needs val_labels and test_labels: the rating of each pair, on both of its rows."
+        raise Invalid(message, code="labels_missing", fields=[FieldProblem("data.val_labels", message)])
+    if metric == "accuracy" and not splits.has_labels:
+        metric = "agreement"
     torch.manual_seed(seed)
-    model = build_model(spec)
+    model = build_model(spec, artifacts=artifacts)
     require_eager(model)
+    sample = splits.train[0].shape[1:]
+    if isinstance(model, Packed):
+        model.bind(sample)
     model = compute.adopt(model)
+    model, gives_logits = _with_one_output(model, splits, compute, needs_logits=metric == "accuracy")
+    if spec.source == "onnx" and isinstance(model, Packed):
+        require_free_batch(model, compute.place(splits.train[0][:2]))
+    of_classes = is_of_classes(metric, gives_logits=gives_logits)
     classes = _classes_of(model, splits, compute)
-    check_labels(splits, classes)
-    dense = Dense(model, splits, compute, metric if splits.has_labels else "agreement", classes, seed)
+    if of_classes:
+        check_labels(splits, classes)
+    dense = Dense(model, splits, compute, metric, classes, seed, of_classes)
     fill(model, dense)
     model.eval()
     return dense
 
 
-def _classes_of(model: nn.Module, splits: CheckedSplits, compute: Compute) -> int:
+def _with_one_output(
+    model: nn.Module, splits: CheckedSplits, compute: Compute, *, needs_logits: bool
+) -> tuple[nn.Module, bool]:
+    """Return a model of one output ``(N, values)``, and whether these are the logits of one label a sample.
+
+    Raises:
+        Invalid: ``model_rejects_data`` or ``model_output``.
+    """
     example = splits.train[0][:2]
+    outputs = _given(model, example, compute)
+    if isinstance(model, Packed):
+        gives_logits = len(outputs) == 1 and outputs[0].ndim == 2 and outputs[0].shape[1] > 1
+    else:
+        gives_logits = len(outputs) == 1 and outputs[0].ndim == 2
+    if any(len(output) != len(example) for output in outputs if output.ndim) or any(not one.ndim for one in outputs):
+        shapes = ", ".join(str(tuple(output.shape)) for output in outputs)
+        message = f"Every output must have the samples first; {len(example)} samples gave {shapes}."
+        raise Invalid(message, code="model_output", fields=[FieldProblem("model.name", message)])
+    if needs_logits and not gives_logits:
+        shapes = ", ".join(str(tuple(output.shape)) for output in outputs)
+        message = (
+            f"The model must give logits of shape (samples, classes) for accuracy, not {shapes}. Ask for the metric `agreement`,"
+            " which compares any outputs with the dense model's."
+        )
+        raise Invalid(message, code="model_output", fields=[FieldProblem("model.name", message)])
+    total = sum(output[0].numel() for output in outputs)
+    samples = max(len(inputs) for inputs, _ in (splits.train, splits.val, splits.test))
+    if 4 * total * samples > MOST_OUTPUT_BYTES:
+        message = (
+            f"The model gives {total} values a sample; the dense model's answers on {samples} samples take more than"
+            f" {MOST_OUTPUT_BYTES // 2**30} GiB. Give fewer or smaller samples."
+        )
+        raise Invalid(message, code="outputs_too_large", fields=[FieldProblem("data", message)])
+    if isinstance(model, Packed) or gives_logits:
+        return model, gives_logits
+    names = ["output", *(f"output_{number}" for number in range(1, len(outputs)))]
+    ports = tuple(Port(name, tuple(output.shape)) for name, output in zip(names, outputs, strict=True))
+    packed = Packed(model, Signature((Port("input", tuple(example.shape)),), ports))
+    packed.bind(example.shape[1:])
+    return packed, False
+
+
+def _given(model: nn.Module, example: Tensor, compute: Compute) -> tuple[Tensor, ...]:
     was_training = model.training
     try:
         with torch.no_grad():
-            outputs = model.eval()(compute.place(example))
+            placed = compute.place(example)
+            outputs = model.eval().outputs(placed) if isinstance(model, Packed) else model.eval()(placed)
     except Exception as error:  # A boundary: a plug-in's forward raises what it likes on data it was not made for.
-        message = f"The model does not take samples of shape {tuple(example.shape[1:])}: {str(error).splitlines()[0]}"
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        message = f"The model does not take samples of shape {tuple(example.shape[1:])}: {first}"
         raise Invalid(message, code="model_rejects_data", fields=[FieldProblem("model.params", message)]) from error
     finally:
         model.train(was_training)
-    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != len(example):
-        shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-        message = f"The model must give logits of shape (samples, classes), not {shape}."
+    outputs = tuple(outputs) if isinstance(outputs, (tuple, list)) else (outputs,)
+    if not outputs or not all(isinstance(output, Tensor) for output in outputs):
+        kinds = ", ".join(type(output).__name__ for output in outputs) or "nothing"
+        message = f"The model must give a tensor or a tuple of tensors, not {kinds}; wrap it in a module that does."
         raise Invalid(message, code="model_output", fields=[FieldProblem("model.name", message)])
-    return outputs.shape[1]
+    return outputs
+
+
+def _classes_of(model: nn.Module, splits: CheckedSplits, compute: Compute) -> int:
+    with torch.no_grad():
+        return model.eval()(compute.place(splits.train[0][:2])).shape[1]

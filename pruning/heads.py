@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -43,12 +44,14 @@ class Heads:
         reads: Names of the linear layers whose inputs are heads side by side.
         head_dim: Features of one head, the same in all those layers.
         count: Name of the module's attribute that holds the number of heads, where its forward needs one.
+        parts: How often all heads lie side by side in a layer of ``makes``: 3 where query, key and value are one layer.
     """
 
     makes: tuple[str, ...]
     reads: tuple[str, ...]
     head_dim: int
     count: str | None = None
+    parts: int = 1
 
 
 def find_heads(
@@ -81,11 +84,13 @@ def find_heads(
 
 def heads_members(model: nn.Module, group: Group) -> tuple[Member, ...]:
     """Return the members of a declared group as they stand in a narrower model."""
-    each = len(group.members[0].index) // group.channels
-    return tuple(
-        _member(member.name, member.role, _width(model.get_submodule(member.name), member.role) // each, each)
-        for member in group.members
-    )
+    members = []
+    for member in group.members:
+        parts = 1 + sum(head == 0 and before != 0 for before, head in pairwise(member.root))
+        each = len(member.index) // group.channels // parts
+        heads = _width(model.get_submodule(member.name), member.role) // each // parts
+        members.append(_member(member.name, member.role, heads, each, parts))
+    return tuple(members)
 
 
 def cut_heads(model: nn.Module, group: Group, remove: Sequence[int]) -> None:
@@ -122,11 +127,12 @@ def _members(model: nn.Module, owner: str, heads: Heads) -> tuple[tuple[Member, 
             module = model.get_submodule(name)
             if not isinstance(module, nn.Linear) or nn.utils.parametrize.is_parametrized(module):
                 return (), f"{name}, declared to hold heads, is not a plain linear layer"
-            width = _width(module, role)
-            if width % heads.head_dim:
+            width, parts = _width(module, role), heads.parts if role is Role.PRODUCES else 1
+            if width % (heads.head_dim * parts):
                 return (), f"{name} has {width} features, which are no whole heads of {heads.head_dim}"
-            counts.add(width // heads.head_dim)
-            members.append(_member(name, role, width // heads.head_dim, heads.head_dim))
+            count = width // heads.head_dim // parts
+            counts.add(count)
+            members.append(_member(name, role, count, heads.head_dim, parts))
     if not heads.makes or not heads.reads:
         return (), "its declaration names no layer that makes or reads heads"
     if len(counts) > 1:
@@ -147,10 +153,10 @@ def _group(
     makers = [member.name for member in members if member.role is Role.PRODUCES]
     info = GroupInfo(
         name=makers[0],
-        channels=len(members[0].index) // heads.head_dim,
+        channels=len(set(members[0].root)),
         stage=stages.get(makers[0], 0),
         is_residual=False,
-        topology=f"heads:{len(heads.makes)}x{heads.head_dim}",
+        topology=f"heads:{len(heads.makes) * heads.parts}x{heads.head_dim}",
         members=tuple(member.name for member in members),
         params=sum(_params(model, member) for member in members),
         macs=sum(costs[name].macs for name in makers if name in costs),
@@ -180,9 +186,9 @@ def _why_heads_cannot_go(model: nn.Module, group: Group, example: Tensor) -> str
     return None
 
 
-def _member(name: str, role: Role, heads: int, each: int) -> Member:
-    features = range(heads * each)
-    return Member(name, role, tuple(features), tuple(feature // each for feature in features))
+def _member(name: str, role: Role, heads: int, each: int, parts: int = 1) -> Member:
+    features = range(parts * heads * each)
+    return Member(name, role, tuple(features), tuple(feature // each % heads for feature in features))
 
 
 def _width(module: nn.Module, role: Role) -> int:

@@ -94,7 +94,7 @@ def gather_evidence(
     Args:
         model: Dense module; left without gradients, in the mode it was in.
         groups: Groups to score.
-        batches: ``(inputs, labels)`` on the model's device; labels are class indices.
+        batches: ``(inputs, labels)`` on the model's device; labels are class indices, or a sign for every output value.
         hold: Entered around every batch.
         autocast: Gives the precision context of the forward pass.
     """
@@ -123,7 +123,9 @@ def gather_evidence(
                 with hold():
                     model.zero_grad(set_to_none=True)
                     with autocast():
-                        loss = F.cross_entropy(model(inputs).float(), labels)
+                        outputs = model(inputs).float()
+                        is_signs = labels.is_floating_point()
+                        loss = (outputs * labels).sum(1).mean() if is_signs else F.cross_entropy(outputs, labels)
                     loss.backward()
                     for group in groups.groups:
                         taylor[group.name] += taylor_terms(model, group)

@@ -38,13 +38,15 @@ class TrainingSet:
     """What to learn from: inputs ``(N, ...)``, labels ``(N,)`` or None, the teacher's logits ``(N, classes)`` or None.
 
     One of labels and teacher must be there. ``max_shift`` is in pixels: inputs ``(N, C, H, W)`` are moved at random by up
-    to that much each way, filled with their lowest value; 0 leaves them alone.
+    to that much each way, filled with their lowest value; 0 leaves them alone. Where outputs are no logits of classes, the
+    teacher's values are what to come close to.
     """
 
     inputs: Tensor
     labels: Tensor | None = None
     teacher: Tensor | None = None
     max_shift: int = 0
+    is_of_classes: bool = True
 
     def without_teacher(self) -> TrainingSet:
         return replace(self, teacher=None)
@@ -226,7 +228,14 @@ def rate_at(step: int, steps: int, warmup: float) -> float:
 
 
 def loss_of(logits: Tensor, data: TrainingSet, index: Tensor, recipe: Recipe) -> Tensor:
-    """Return cross-entropy with the labels, Kullback-Leibler divergence from the teacher, or their mix."""
+    """Return cross-entropy with the labels, Kullback-Leibler divergence from the teacher, or their mix.
+
+    Of values: the share of the teacher's variance in the batch that is missed.
+    """
+    if not data.is_of_classes and data.teacher is not None:
+        wanted = data.teacher[index].to(logits.device)
+        spread = (wanted - wanted.mean(0)).square().mean()
+        return (logits - wanted).square().mean() / spread.clamp_min(1e-12)
     parts: list[tuple[float, Tensor]] = []
     if data.labels is not None:
         share = 1.0 if data.teacher is None else 1.0 - recipe.distillation

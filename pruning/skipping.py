@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from domain.candidate import BlockInfo, is_inside
-from pruning.accuracy import accuracy_of, predict
+from pruning.accuracy import predict
 from pruning.blocks import drop_blocks, find_blocks
 from pruning.cost import layer_costs
 from pruning.dense import Dense
@@ -44,7 +44,7 @@ def score_blocks(dense: Dense, watch: Stopwatch, *, samples: int) -> tuple[Block
                 params=sum(parameter.numel() for parameter in module.parameters()),
                 weight_norm=weight_norm(module),
                 output_change=float((skipped - whole).norm() / whole.norm().clamp_min(1e-12)),
-                sensitivity=round(accuracy_of(whole, labels) - accuracy_of(after, labels), 6),
+                sensitivity=round(dense.score(whole, labels) - dense.score(after, labels), 6),
             )
         )
         watch.tell((number + 1) / len(blocks))

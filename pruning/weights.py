@@ -8,10 +8,12 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from domain.errors import FieldProblem, Invalid
+from pruning.signature import Packed
 
 
 def dump_weights(model: nn.Module) -> bytes:
     """Return a module's parameters and buffers as safetensors, contiguous, on the CPU."""
+    model = model.net if isinstance(model, Packed) else model  # under its own names
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     return save(state)
 
@@ -27,6 +29,7 @@ def load_weights(model: nn.Module, data: bytes, *, field: str = "model.weights")
     Raises:
         Invalid: ``weights_pickled``, ``bad_weights_file``, ``weights_do_not_fit`` or ``nan_weights``.
     """
+    model = model.net if isinstance(model, Packed) else model
     state = _read(data, field)
     wanted = model.state_dict()
     # A file may leave out the counters of batch norms: nothing depends on them.

@@ -52,9 +52,9 @@ def read_npz(path: Path) -> Splits:
 def _labels(split: str, labels: np.ndarray) -> torch.Tensor:
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    whole = labels.astype(np.int64)
-    if not np.array_equal(whole, labels):
-        raise _problem(f"data.{split}_labels", "data_shape", f"{split}_labels must hold whole class numbers.")
+    whole = labels.astype(np.int64) if np.isfinite(labels).all() else labels
+    if not np.array_equal(whole, labels):  # ratings; whether the metric takes any is seen when the model is there
+        return torch.from_numpy(np.ascontiguousarray(labels, dtype=np.float32))
     return torch.from_numpy(np.ascontiguousarray(whole))
 
 

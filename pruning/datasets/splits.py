@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from domain.errors import FieldProblem, Invalid
 
 Pair = tuple[Tensor, Tensor | None]
-"""Inputs of shape ``(N, ...)`` and class labels of shape ``(N,)``, int64; labels may be None."""
+"""Inputs of shape ``(N, ...)`` and labels of shape ``(N,)``: classes as int64, ratings as float32; labels may be None."""
 
 VAL_SHARE = 0.15
 TEST_SHARE = 0.15
@@ -93,7 +93,7 @@ def stratified_order(labels: Tensor | None, total: int, seed: int) -> Tensor:
     """Return a seeded order of ``total`` samples in which every prefix holds the classes in proportion."""
     generator = torch.Generator().manual_seed(seed)
     shuffled = torch.randperm(total, generator=generator)
-    if labels is None:
+    if labels is None or labels.is_floating_point():
         return shuffled
     ranks = torch.empty(total, dtype=torch.float64)
     for label in labels.unique():
@@ -107,9 +107,11 @@ def check_labels(splits: CheckedSplits, classes: int) -> None:
     """Check that labels are classes of the model.
 
     Raises:
-        Invalid: ``labels_out_of_range``, naming the split.
+        Invalid: ``data_shape`` where they are no whole numbers, ``labels_out_of_range``; both name the split.
     """
     for name, (_, labels) in _named(splits):
+        if labels is not None and labels.is_floating_point():
+            raise _problem(f"data.{name}_labels", "data_shape", f"{name}_labels must hold whole class numbers.")
         if labels is not None and (int(labels.min()) < 0 or int(labels.max()) >= classes):
             worst = int(labels.max()) if int(labels.max()) >= classes else int(labels.min())
             raise _problem(
@@ -157,9 +159,10 @@ def _as_pair(name: str, split: object) -> Pair | None:
         raise _problem(f"data.{name}", "data_shape", f"The {name} split must be an (inputs, labels) pair of tensors.")
     inputs, labels = split
     if labels is not None:
-        if labels.is_floating_point() and not bool((labels == labels.round()).all()):
-            raise _problem(f"data.{name}_labels", "data_shape", f"{name}_labels must hold whole class numbers.")
-        labels = labels.to(torch.int64)
+        if labels.is_floating_point() and not bool(torch.isfinite(labels).all()):
+            raise _problem(f"data.{name}_labels", "data_not_finite", f"{name}_labels holds NaN or infinity.")
+        is_rating = labels.is_floating_point() and not bool((labels == labels.round()).all())
+        labels = labels.to(torch.float32 if is_rating else torch.int64)
     return inputs.to(torch.float32), labels
 
 

@@ -50,11 +50,11 @@ class Exporter(Protocol):
         ...
 
     def run(self, file: bytes, inputs: Tensor, *, threads: int, precision: str = "fp32") -> Tensor:
-        """Run a file in its runtime on inputs ``(N, ...)``, in batches of its own size; returns ``(N, classes)``."""
+        """Run a file in its runtime on inputs ``(N, ...)``, in batches of its own size; returns ``(N, values)``: all outputs."""
         ...
 
     def check(self, file: bytes, inputs: Tensor, outputs: Tensor) -> Mapping[str, np.ndarray]:
-        """Run a file on one batch, compare, and return the check's arrays: ``input_<name>``, ``output_<name>``.
+        """Run a file on one batch, compare with ``outputs`` ``(N, values)``, and return ``input_<name>``, ``output_<name>``.
 
         Raises:
             ExportFailed: Where the outputs differ from the module's.

@@ -1,4 +1,7 @@
-"""ONNX files by torch's TorchScript-based exporter: batch norm folded, fixed batch, checked in onnxruntime.
+"""ONNX files by torch's TorchScript-based exporter: batch norm folded, checked in onnxruntime.
+
+A model with a signature keeps it: names, types and free dimensions of its inputs and outputs. Any other has one input ``input``
+and one output ``output``, and a fixed batch.
 
 The newer exporter (``dynamo=True``) gave the same graphs at ten times the time, and a build exports once a trial.
 """
@@ -6,6 +9,7 @@ The newer exporter (``dynamo=True``) gave the same graphs at ten times the time,
 from __future__ import annotations
 
 import io
+import json
 import warnings
 from collections.abc import Mapping
 
@@ -17,14 +21,17 @@ from torch import Tensor, nn
 
 from domain.artifact import ArtifactKind
 from domain.ports import Hold
-from pruning.exporters.outputs import ExportFailed, check_outputs
+from pruning.exporters.feeds import SHAPES, feeds_of_session
+from pruning.exporters.outputs import ExportFailed, compare, joined
 from pruning.exporters.precision import in_precision
+from pruning.signature import Packed, Port, signature_of
 
 OPSET = 17
+RUN_BATCH = 32  # where the file takes any
 
 
 class OnnxExporter:
-    """Makes and runs fp32 ONNX files with one input ``input`` and one output ``output``."""
+    """Makes and runs fp32 ONNX files."""
 
     format = "onnx"
     kind = ArtifactKind.ONNX
@@ -32,27 +39,36 @@ class OnnxExporter:
     def export(self, model: nn.Module, example: Tensor) -> bytes:
         buffer = io.BytesIO()
         was_training = model.training
+        signature = signature_of(model)
+        net: nn.Module = model.net if isinstance(model, Packed) else model
+        free = signature.free_dims() if signature else {}
+        args = model.unpack(example) if isinstance(model, Packed) else (example,)
         try:
             with warnings.catch_warnings(), torch.no_grad():
                 warnings.filterwarnings("ignore", message=".*legacy TorchScript-based ONNX export", append=False)
                 warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\..*")
                 torch.onnx.export(
-                    model.eval(),
-                    (example,),
+                    net.eval(),
+                    args,
                     buffer,  # type: ignore[arg-type]  # the exporter takes a file object, its annotation does not
                     dynamo=False,
                     opset_version=OPSET,
-                    input_names=["input"],
-                    output_names=["output"],
+                    input_names=[port.name for port in signature.inputs] if signature else ["input"],
+                    output_names=[port.name for port in signature.outputs] if signature else ["output"],
+                    dynamic_axes=free or None,
                     do_constant_folding=True,
                 )
         except (RuntimeError, ValueError, TypeError, torch.onnx.errors.OnnxExporterError) as error:
             raise ExportFailed(f"The model cannot be written as ONNX: {str(error).splitlines()[0]}") from error
         finally:
             model.train(was_training)
-        file = buffer.getvalue()
+        made = onnx.load_from_string(buffer.getvalue())
+        if signature:
+            _restore_shapes(made, signature.inputs, signature.outputs)
+            onnx.helper.set_model_props(made, {SHAPES: json.dumps([list(part.shape[1:]) for part in args])})
+        file: bytes = made.SerializeToString()
         try:
-            onnx.checker.check_model(onnx.load_from_string(file), full_check=True)
+            onnx.checker.check_model(made, full_check=True)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
             raise ExportFailed(f"The ONNX file is not valid: {str(error).splitlines()[0]}") from error
         return file
@@ -65,18 +81,50 @@ class OnnxExporter:
 
     def run(self, file: bytes, inputs: Tensor, *, threads: int, precision: str = "fp32") -> Tensor:
         del precision  # the file's own nodes say it
-        session = _session(file, threads)
-        batch = int(session.get_inputs()[0].shape[0])
-        values = inputs.float().cpu().numpy()
-        outputs = []
-        for start in range(0, len(values), batch):
-            chunk = values[start : start + batch]
-            filled = chunk if len(chunk) == batch else np.resize(chunk, (batch, *chunk.shape[1:]))
-            outputs.append(session.run(None, {"input": np.ascontiguousarray(filled)})[0][: len(chunk)])
-        return torch.from_numpy(np.concatenate(outputs))
+        return joined(self._run(_session(file, threads), inputs))
 
     def check(self, file: bytes, inputs: Tensor, outputs: Tensor) -> Mapping[str, np.ndarray]:
-        return check_outputs("ONNX", self.run(file, inputs, threads=1), inputs, outputs)
+        session = _session(file, 1)
+        given = self._run(session, inputs)
+        lengths = [output[0].numel() for output in given]
+        if sum(lengths) != outputs.flatten(1).shape[1]:
+            compare("ONNX", joined(given), outputs)
+        wanted = [
+            part.reshape(output.shape)
+            for part, output in zip(outputs.flatten(1).split(lengths, dim=1), given, strict=True)
+        ]
+        names = [node.name for node in session.get_outputs()]
+        for name, output, expected in zip(names, given, wanted, strict=True):
+            compare("ONNX", output, expected, name if len(names) > 1 else "")
+        feeds = feeds_of_session(session, inputs)
+        return {
+            **{f"input_{name}": array for name, array in feeds.items()},
+            **{f"output_{name}": part.float().cpu().numpy() for name, part in zip(names, wanted, strict=True)},
+        }
+
+    def _run(self, session: onnxruntime.InferenceSession, inputs: Tensor) -> list[Tensor]:
+        """Return every output for inputs ``(N, ...)``, in batches of the file's own size; the last is filled up."""
+        size = session.get_inputs()[0].shape[0]
+        batch = size if isinstance(size, int) else min(RUN_BATCH, len(inputs))
+        feeds = feeds_of_session(session, inputs)
+        parts: list[list[np.ndarray]] = []
+        for start in range(0, len(inputs), batch):
+            count = min(batch, len(inputs) - start)
+            chunk = {name: array[start : start + count] for name, array in feeds.items()}
+            if count < batch and isinstance(size, int):
+                chunk = {name: np.resize(array, (batch, *array.shape[1:])) for name, array in chunk.items()}
+            parts.append([np.asarray(given)[:count] for given in session.run(None, chunk)])
+        return [torch.from_numpy(np.concatenate(given)) for given in zip(*parts, strict=True)]
+
+
+def _restore_shapes(made: onnx.ModelProto, inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> None:
+    """Name free dimensions as the signature does: the exporter invents names where it sees several free ones."""
+    for values, ports in ((made.graph.input, inputs), (made.graph.output, outputs)):
+        for value, port in zip(values, ports, strict=True):
+            dims = value.type.tensor_type.shape.dim
+            for axis, size in enumerate(port.shape[: len(dims)]):
+                if isinstance(size, str):
+                    dims[axis].dim_param = size
 
 
 def _session(file: bytes, threads: int) -> onnxruntime.InferenceSession:

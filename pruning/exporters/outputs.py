@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from domain.errors import PruneloopError
@@ -25,15 +26,38 @@ def check_outputs(format: str, given: Tensor, inputs: Tensor, wanted: Tensor) ->
     Raises:
         ExportFailed: ``export_differs``.
     """
+    compare(format, given, wanted)
+    return {"input_input": inputs.float().cpu().numpy(), "output_output": wanted.float().cpu().numpy()}
+
+
+def compare(format: str, given: Tensor, wanted: Tensor, name: str = "") -> None:
+    """Raise ExportFailed ``export_differs`` where an output of a file is not what the module gives."""
     found, expected = given.float().cpu().numpy(), wanted.float().cpu().numpy()
-    scale = float(np.abs(expected).max())
+    which = f" {name}" if name else ""
     if found.shape != expected.shape:
-        message = f"The {format} file gives outputs of shape {found.shape}, the module {expected.shape}."
+        message = f"The {format} file gives outputs{which} of shape {found.shape}, the module {expected.shape}."
         raise ExportFailed(message, code="export_differs")
-    if not np.allclose(found, expected, rtol=RELATIVE_TOLERANCE, atol=ABSOLUTE_TOLERANCE * max(scale, 1e-6)):
+    scale = float(np.abs(expected).max(initial=0.0))
+    if not np.allclose(found, expected, rtol=RELATIVE_TOLERANCE, atol=ABSOLUTE_TOLERANCE * max(scale, 1e-4)):
         worst = float(np.abs(found - expected).max())
         raise ExportFailed(
-            f"The {format} file gives other outputs than the module: off by {worst:.3g} where the largest is {scale:.3g}.",
+            f"The {format} file gives other outputs{which} than the module: off by {worst:.3g} where the largest is"
+            f" {scale:.3g}.",
             code="export_differs",
         )
-    return {"input_input": inputs.float().cpu().numpy(), "output_output": expected}
+
+
+def joined(outputs: Sequence[Tensor]) -> Tensor:
+    """Return outputs ``(N, ...)`` as one ``(N, values)``, side by side; one of two dimensions as it is."""
+    if len(outputs) == 1 and outputs[0].ndim == 2:
+        return outputs[0].float()
+    return torch.cat([output.flatten(1).float() for output in outputs], dim=1)
+
+
+def with_outputs(arrays: Mapping[str, np.ndarray], given: Tensor) -> dict[str, np.ndarray]:
+    """Return a check's arrays with other outputs: ``given`` ``(N, values)`` holds them side by side, as ``joined`` does."""
+    names = [name for name in arrays if name.startswith("output_")]
+    lengths = [arrays[name][0].size for name in names]
+    parts = given.float().cpu().split(lengths, dim=1)
+    made = {name: part.reshape(arrays[name].shape).numpy() for name, part in zip(names, parts, strict=True)}
+    return {**arrays, **made}

@@ -30,10 +30,12 @@ from torch import Tensor
 
 from domain.errors import FieldProblem, Invalid
 from domain.ports import BuildAbandoned, Hold
+from pruning.exporters.feeds import feeds_of_file
 from pruning.exporters.outputs import ExportFailed
 
 PRECISIONS = ("fp32", "fp16", "int8")
 CALIBRATION_SAMPLES = 256
+CALIBRATION_BATCH = 16  # where the file takes any
 
 
 def in_precision(file: bytes, precision: str, calibration: Tensor, *, hold: Hold = nullcontext) -> bytes:
@@ -104,10 +106,11 @@ class _Samples(CalibrationDataReader):  # type: ignore[misc]  # the library has 
     """
 
     def __init__(self, model: onnx.ModelProto, samples: Tensor, hold: Hold) -> None:
-        self._name = model.graph.input[0].name
-        self._batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
-        self._values = samples.float().cpu().numpy()
-        self._starts = iter(range(0, len(self._values), self._batch))
+        # A free batch has no number; several inputs lie side by side in a sample.
+        self._batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or CALIBRATION_BATCH
+        self._feeds = feeds_of_file(model, samples)
+        self._count = len(samples)
+        self._starts = iter(range(0, self._count, self._batch))
         self._hold = hold
         self._held = ExitStack()
 
@@ -124,8 +127,8 @@ class _Samples(CalibrationDataReader):  # type: ignore[misc]  # the library has 
         start = next(self._starts, None)
         if start is None:
             return None
-        index = np.arange(start, start + self._batch) % len(self._values)
-        return {self._name: np.ascontiguousarray(self._values[index])}
+        index = np.arange(start, start + self._batch) % self._count
+        return {name: np.ascontiguousarray(array[index]) for name, array in self._feeds.items()}
 
 
 def _sort(graph: onnx.GraphProto) -> None:

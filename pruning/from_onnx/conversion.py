@@ -36,6 +36,20 @@ _TRAINED_BY = {
     "Add", "Sub", "Mul", "Div", "MatMul", "Gemm", "Einsum", "Conv", "ConvTranspose", "Concat", "Expand", "PRelu",
     "LayerNormalization", "RMSNormalization", "GroupNormalization", "InstanceNormalization",
 }  # fmt: skip
+WHY_NOT = {
+    "If": "its condition is computed from the model's inputs, so neither branch can be left out; fix it when exporting",
+    "Loop": "how often it runs may depend on data; unroll it when exporting",
+    "Scan": "how often it runs may depend on data; unroll it when exporting",
+    "NonMaxSuppression": "how much it gives depends on data, and it has no gradient; export the model without this post-processing",
+    **dict.fromkeys(
+        ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"),
+        "its weights are integers already, which cannot be trained; give the model as it was before quantisation",
+    ),
+    **dict.fromkeys(
+        ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"),
+        "it gives something else on every run",
+    ),
+}
 _STORED_ONLY = {torch.uint16, torch.uint32, torch.uint64}
 _MOVES = {
     "Cast",
@@ -58,6 +72,7 @@ class Converted:
     module: fx.GraphModule
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[str, ...]
+    output_infos: tuple[TensorInfo, ...] = ()
 
 
 def supported_operators() -> tuple[str, ...]:
@@ -65,19 +80,24 @@ def supported_operators() -> tuple[str, ...]:
     return tuple(sorted(OPERATORS))
 
 
-def convert(file: bytes) -> Converted:
+def convert(file: bytes, *, frees_batch: bool = False) -> Converted:
     """Turn an ONNX file into a module whose float weights are parameters.
 
     Args:
         file: A ModelProto of opset 9 or newer with all tensors inside.
+        frees_batch: Let the first size of every input be any, whatever the file says of it.
 
     Raises:
         BadOnnx: If the file is damaged or invalid.
         UnsupportedOnnx: If operators, or forms of them, are not converted: all of them, each with its node.
     """
-    source = read_graph(file)
+    source = read_graph(file, frees_batch=frees_batch)
     unknown = [
-        Refusal(f"{node.domain}.{node.operator}" if node.domain else node.operator, node.name, "it is not converted")
+        Refusal(
+            f"{node.domain}.{node.operator}" if node.domain else node.operator,
+            node.name,
+            WHY_NOT.get(node.operator, "it is not converted"),
+        )
         for node in source.nodes
         if node.domain or node.operator not in OPERATORS
     ]
@@ -91,6 +111,7 @@ class _Builder:
 
     def __init__(self, source: OnnxGraph) -> None:
         self.opset = source.opset
+        self.baked_batch = source.baked_batch
         self._source = source
         self._graph = fx.Graph()
         self._paths = Paths()
@@ -131,7 +152,7 @@ class _Builder:
         if module.graph.eliminate_dead_code():
             module.recompile()
         _drop_unread(module)
-        return Converted(module.eval(), self._source.inputs, self._source.outputs)
+        return Converted(module.eval(), self._source.inputs, self._source.outputs, self._source.output_infos)
 
     # What operators use.
 

@@ -19,6 +19,7 @@ class Workshop(Protocol):
     """What a node needs of the graph being built."""
 
     opset: int
+    baked_batch: int | None
 
     def emit(self, function: Callable[..., Any], *args: Any) -> fx.Node: ...
     def parameter(self, value: Const, key: object, made: Callable[[Tensor], Tensor]) -> nn.Parameter: ...

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from pruning.from_onnx.errors import BadOnnx
+from pruning.from_onnx.folding import fold_conditions
 
 OLDEST_OPSET = 9
 DEFAULT_DOMAINS = ("", "ai.onnx")
@@ -36,6 +37,14 @@ class TensorInfo:
     name: str
     shape: Shape | None
     dtype: torch.dtype | None
+    free: tuple[str | None, ...] = ()  # names of free sizes, where the file gives them
+
+    @property
+    def sizes(self) -> tuple[int | str | None, ...]:
+        """The shape with names where sizes are free and named."""
+        shape = self.shape or ()
+        names = self.free or (None,) * len(shape)
+        return tuple(name if size is None else size for size, name in zip(shape, names, strict=True))
 
 
 @dataclass(frozen=True)
@@ -60,10 +69,16 @@ class OnnxGraph:
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[str, ...]
     known: Mapping[str, TensorInfo]
+    output_infos: tuple[TensorInfo, ...] = ()
+    baked_batch: int | None = None
 
 
-def read_graph(file: bytes) -> OnnxGraph:
+def read_graph(file: bytes, *, frees_batch: bool = False) -> OnnxGraph:
     """Parse and check a file.
+
+    Args:
+        file: The file's bytes.
+        frees_batch: Take the first size of every input for a batch and let it be any, whatever the file says of it.
 
     Raises:
         BadOnnx: If it is damaged, invalid, of an opset that is not known, or keeps weights in other files.
@@ -78,6 +93,9 @@ def read_graph(file: bytes) -> OnnxGraph:
         onnx.checker.check_model(model)
         if model.functions:
             model = onnx.inliner.inline_local_functions(model)
+        model = fold_conditions(model)
+        outputs = tuple(_info(value) for value in model.graph.output)
+        baked = _free_batch(model) if frees_batch else None
         opset = _opset(model)
         known = _infer(model)
         graph = model.graph
@@ -88,7 +106,9 @@ def read_graph(file: bytes) -> OnnxGraph:
     if graph.sparse_initializer:
         raise BadOnnx("The file holds sparse tensors; save it with dense ones.")
     inputs = tuple(_info(value) for value in graph.input if value.name not in constants)
-    return OnnxGraph(opset, nodes, constants, inputs, tuple(value.name for value in graph.output), known)
+    names = tuple(value.name for value in graph.output)
+    told = tuple(_output_info(one, known.get(one.name), baked) for one in outputs)
+    return OnnxGraph(opset, nodes, constants, inputs, names, known, told, baked)
 
 
 def as_tensor(tensor: onnx.TensorProto) -> Tensor:
@@ -137,8 +157,36 @@ def _info(value: onnx.ValueInfoProto) -> TensorInfo:
         return TensorInfo(value.name, None, None)
     shape = None
     if kind.HasField("shape"):
-        shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim)
-    return TensorInfo(value.name, shape, DTYPES.get(kind.elem_type))
+        # Some exporters write -1 for a size that is free.
+        shape = tuple(
+            dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None for dim in kind.shape.dim
+        )
+    names = tuple(dim.dim_param if dim.dim_param.strip("?") else None for dim in kind.shape.dim)
+    return TensorInfo(value.name, shape, DTYPES.get(kind.elem_type), names if shape is not None else ())
+
+
+def _free_batch(model: onnx.ModelProto) -> int | None:
+    """Let the first size of every input be any; return what the file had fixed it to."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    baked: int | None = None
+    for value in model.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        if value.name not in constants and len(dims) > 0 and dims[0].dim_value > 0:
+            baked = dims[0].dim_value
+            dims[0].dim_param = "batch"
+    return baked
+
+
+def _output_info(told: TensorInfo, found: TensorInfo | None, baked: int | None) -> TensorInfo:
+    """Return an output's sizes as the file names them, where it says any; a batch that was baked in is free."""
+    dtype = told.dtype if found is None or found.dtype is None else found.dtype
+    shape = told.shape if told.shape is not None else (found.shape if found is not None else None)
+    if not shape:
+        return TensorInfo(told.name, shape, dtype)
+    names = told.free or (None,) * len(shape)
+    if baked is not None and shape[0] in {baked, None}:
+        shape, names = (None, *shape[1:]), ("batch", *names[1:])
+    return TensorInfo(told.name, shape, dtype, names)
 
 
 def _node(index: int, node: onnx.NodeProto) -> OnnxNode:

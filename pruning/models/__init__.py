@@ -8,12 +8,14 @@ from torch import nn
 
 from domain.errors import FieldProblem, Invalid
 from domain.job import ModelSpec
+from domain.ports import ArtifactStore
+from pruning.models.from_file import check_file, open_file, stored_path
 from pruning.models.plain import ConvNet, MobileNet
 from pruning.models.resnet import ResNet
 from pruning.models.vit import VisionTransformer
 from pruning.plugins import Plugin, Registry
 
-__all__ = ["MODELS", "build_model", "model_names", "model_plugins"]
+__all__ = ["MODELS", "build_model", "check_model", "model_names", "model_plugins"]
 
 MODELS: Registry[nn.Module] = Registry(
     "pruneloop.models",
@@ -38,22 +40,33 @@ def model_plugins() -> tuple[Plugin, ...]:
     return MODELS.plugins()
 
 
-def build_model(spec: ModelSpec, registry: Registry[nn.Module] = MODELS) -> nn.Module:
-    """Build a model with fresh weights, drawn from torch's current seed.
+def check_model(spec: ModelSpec, artifacts: ArtifactStore) -> None:
+    """Say what of an uploaded model cannot be used, before any work is done; of other sources there is nothing to look at yet.
+
+    Raises:
+        Invalid: ``bad_onnx`` or ``unsupported_onnx``, with every node that is not converted.
+        NotFound: ``model_not_found``.
+    """
+    if spec.source == "onnx":
+        check_file(stored_path(spec.artifact or "", artifacts))
+
+
+def build_model(
+    spec: ModelSpec, registry: Registry[nn.Module] = MODELS, *, artifacts: ArtifactStore | None = None
+) -> nn.Module:
+    """Build a model with fresh weights, drawn from torch's current seed; an ONNX file brings its own.
 
     Args:
         spec: The job's model; its weights are not loaded here.
         registry: Where names are looked up.
+        artifacts: Where an uploaded file lies.
 
     Raises:
-        Invalid: ``unknown_model``, ``broken_plugin``, ``bad_model_params`` or ``model_source_not_available``.
+        Invalid: ``unknown_model``, ``broken_plugin``, ``bad_model_params``, ``bad_onnx`` or ``unsupported_onnx``.
+        NotFound: ``model_not_found``.
     """
     if spec.source == "onnx":
-        message = (
-            "Pruning an uploaded ONNX file is not available yet: name a built-in model, or install a plug-in whose entry"
-            " point in the group `pruneloop.models` builds the network as a torch module."
-        )
-        raise Invalid(message, code="model_source_not_available", fields=[FieldProblem("model.source", message)])
+        return open_file(stored_path(spec.artifact or "", artifacts).read_bytes())
     name = spec.name or ""
     factory = registry.factory(name)
     try:

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from pruning.from_onnx.errors import NotConverted
 from pruning.from_onnx.node import Node
-from pruning.from_onnx.operators.constants import MOST_ELEMENTS
+from pruning.from_onnx.operators.constants import MOST_ELEMENTS, size_of
 from pruning.from_onnx.registry import operator
 from pruning.from_onnx.values import Call, Const, Ints, Item, Result, Traced, Value, make_ints
 
@@ -22,6 +22,8 @@ def reshape(node: Node) -> Result:
     if isinstance(value, Ints):
         return _reshaped_ints(node, value, sizes)
     keeps_zero = bool(node.attribute("allowzero", 0))
+    if isinstance(sizes, list) and shape is not None and not (0 in sizes and keeps_zero):
+        sizes = _said_by_place(node, value, sizes, shape)
     if isinstance(sizes, list) and shape is not None and len(sizes) == 2 and len(shape) > 2 and not keeps_zero:
         rest = [size for size in shape[1:] if size is not None]
         is_whole = len(rest) == len(shape) - 1 and sizes[1] in {-1, torch.Size(rest).numel()}
@@ -232,6 +234,25 @@ def _is_batch(size: Item, known: int | None, value: Value) -> bool:
     if not isinstance(value, Traced) or len(size.args) != 2:
         return False
     return size.args[0] is value.node and bool(size.args[1] == 0)
+
+
+def _said_by_place(node: Node, value: Value, sizes: list[Any], shape: tuple[int | None, ...]) -> list[Any]:
+    """Return the sizes with those that are copied from the tensor read off it, so that they stay true when channels go.
+
+    A batch that the file baked in is one of them. Where dimensions are merged at the end, the last one is what is left.
+    """
+    made = list(sizes)
+    for axis, (size, known) in enumerate(zip(sizes, shape, strict=False)):
+        is_batch = axis == 0 and size == node.workshop.baked_batch
+        if isinstance(size, int) and size > 0 and isinstance(value, Traced) and (size == known or is_batch):
+            made[axis] = node.workshop.emit(size_of, value, axis)
+        elif size == 0 or not isinstance(size, int) or size == known:
+            continue
+        else:
+            break
+    if len(sizes) < len(shape) and len(sizes) > 1 and isinstance(sizes[-1], int) and sizes[-1] > 0 and -1 not in sizes:
+        made[-1] = -1
+    return made
 
 
 def _reshaped_ints(node: Node, value: Ints, sizes: Any) -> Result:

@@ -284,7 +284,7 @@ def test_without_labels_the_metric_is_agreement_with_the_dense_model(
         (ModelSpec(name="convnet", params={"depth": 3}), "bad_model_params"),
         (ModelSpec(name="convnet", params={"in_channels": 3}), "model_rejects_data"),
         (ModelSpec(name="convnet", params={"classes": 5}), "labels_out_of_range"),
-        (ModelSpec(source="onnx", artifact="sha256:" + "0" * 64), "model_source_not_available"),
+        (ModelSpec(source="onnx", artifact="sha256:" + "0" * 64), "model_not_found"),
         (ModelSpec(name="convnet", weights="sha256:" + "0" * 64), "not_found"),
     ],
 )

@@ -124,7 +124,7 @@ def test_objects_in_an_npz_are_refused_and_never_unpickled(store: FolderStore) -
     [
         ({"val_inputs": np.zeros((8, 1, 7, 8), np.float32)}, "data_shape", "data.val_inputs"),
         ({"test_labels": np.zeros(7, np.int64)}, "data_shape", "data.test_labels"),
-        ({"train_labels": np.full(40, 0.5)}, "data_shape", "data.train_labels"),
+        ({"train_labels": np.zeros((40, 2))}, "data_shape", "data.train_labels"),
         ({"val_inputs": np.full((8, 1, 8, 8), np.nan)}, "data_not_finite", "data.val_inputs"),
         ({"test_inputs": np.zeros((0, 1, 8, 8)), "test_labels": np.zeros(0)}, "data_empty", "data.test_inputs"),
         ({"train_inputs": np.array(["a"] * 40)}, "data_shape", "data.train_inputs"),
@@ -191,3 +191,11 @@ def test_every_prefix_of_a_stratified_order_holds_the_classes_in_proportion() ->
     assert sorted(order.tolist()) == list(range(100))
     for size in (10, 25, 50):
         assert abs(int(labels[order[:size]].sum()) - size / 5) <= 1
+
+
+def test_ratings_stay_numbers_and_are_no_classes(store: FolderStore) -> None:
+    splits = load_data(_npz(store, **{**_full(), "test_labels": np.linspace(0, 9.5, 8)}), store)
+    assert splits.test[1] is not None and splits.test[1].dtype == torch.float32
+    with pytest.raises(Invalid, match="whole class numbers") as caught:
+        check_labels(splits, classes=10)
+    assert caught.value.fields[0].field == "data.test_labels"

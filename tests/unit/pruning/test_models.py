@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from domain.errors import Invalid
+from domain.errors import Invalid, NotFound
 from domain.job import ModelSpec
 from pruning.cost import count_macs, count_params, layer_costs
 from pruning.models import build_model, model_names
@@ -52,10 +52,10 @@ def test_params_a_model_does_not_take_are_refused(params: dict[str, int | str]) 
     assert caught.value.code == "bad_model_params"
 
 
-def test_onnx_as_a_source_is_refused_plainly() -> None:
-    with pytest.raises(Invalid, match="not available yet") as caught:
+def test_a_file_that_was_never_uploaded_is_not_found() -> None:
+    with pytest.raises(NotFound, match="upload the file") as caught:
         build_model(ModelSpec(source="onnx", artifact="sha256:" + "0" * 64))
-    assert caught.value.code == "model_source_not_available"
+    assert caught.value.code == "model_not_found"
 
 
 def test_a_plugin_is_built_by_its_name() -> None:
