@@ -22,12 +22,13 @@ from domain.candidate import GroupInfo, UnprunableLayer
 from domain.errors import FieldProblem, Invalid
 from pruning.cost import LayerCost, layer_costs
 from pruning.heads import find_heads, heads_members, why_attention_is_whole
-from pruning.members import Group, Groups, Member, Role, has_layer
+from pruning.members import Group, Groups, Member, Role, has_layer, width_of
 
 __all__ = ["Group", "Groups", "Member", "Role", "cut", "find_groups", "regroup", "require_eager", "trace"]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_PRODUCERS = (*_CONVOLUTIONS, nn.Linear)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_PRODUCERS = (*_CONVOLUTIONS, *_TRANSPOSED, nn.Linear)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _TRACED_OPS = tuple(
     getattr(tp.ops, name)
@@ -82,6 +83,10 @@ def find_groups(model: nn.Module, example: Tensor) -> Groups:
     for name, module in model.named_modules():
         if isinstance(module, _PRODUCERS) and name not in seen:
             unprunable.append(UnprunableLayer(name=name, reason=_why_unseen(graph.model, name)))
+    for name, module in model.named_modules():
+        if isinstance(module, nn.RNNBase):
+            reason = f"{type(module).__name__} keeps the gates of its hidden units in packed weights, which cannot be cut yet"
+            unprunable.append(UnprunableLayer(name=name, reason=reason))
     if not groups:
         listed = "; ".join(f"{layer.name}: {layer.reason}" for layer in unprunable) or "it has no layers with channels"
         message = f"The model has no group of channels that can be removed ({listed}). Choose another model."
@@ -228,6 +233,10 @@ def _role_of(module: nn.Module, is_out: bool, channels: int) -> Role | str:
         if module.groups == module.in_channels == module.out_channels:
             return Role.CARRIES
         return f"a grouped convolution ({module.groups} groups) cannot lose single channels"
+    if isinstance(module, _TRANSPOSED):
+        if module.groups == 1:
+            return Role.PRODUCES if is_out else Role.CONSUMES
+        return f"a grouped transposed convolution ({module.groups} groups) cannot lose single channels"
     if isinstance(module, nn.Linear):
         return Role.PRODUCES if is_out else Role.CONSUMES
     if isinstance(module, _NORMS):
@@ -298,9 +307,10 @@ def _kind(model: nn.Module, member: Member) -> str:
     if member.role is Role.SCALES:
         return "scale"
     module = model.get_submodule(member.name)
-    if isinstance(module, _CONVOLUTIONS):
+    if isinstance(module, (*_CONVOLUTIONS, *_TRANSPOSED)):
         kernel = "x".join(str(size) for size in module.kernel_size)
-        return f"{'depthwise' if member.role is Role.CARRIES else 'conv'}{kernel}"
+        kind = "transposed" if isinstance(module, _TRANSPOSED) else "conv"
+        return f"{'depthwise' if member.role is Role.CARRIES else kind}{kernel}"
     return type(module).__name__.lower()
 
 
@@ -311,7 +321,7 @@ def _params_of(model: nn.Module, member: Member) -> int:
     if member.role is Role.CONSUMES:
         weight = module.weight
         assert isinstance(weight, Tensor)
-        return weight.numel() // weight.shape[1] * len(member.index)
+        return weight.numel() // width_of(module, Role.CONSUMES) * len(member.index)
     return sum(parameter.numel() for parameter in module.parameters(recurse=False))
 
 

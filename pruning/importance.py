@@ -18,6 +18,7 @@ from domain.candidate import ImportanceMix
 from domain.errors import Invalid
 from domain.ports import Hold
 from pruning.groups import Group, Groups, Member, Role
+from pruning.members import channel_axis
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,9 @@ def taylor_terms(model: nn.Module, group: Group) -> Tensor:
         for name in ("weight", "bias"):
             parameter = _parameter(model, member, name)
             if parameter is not None and parameter.grad is not None:
-                product = (parameter.detach() * parameter.grad).float().cpu().flatten(1 if parameter.ndim > 1 else 0)
+                product = (parameter.detach() * parameter.grad).float().cpu()
+                if product.ndim > 1:
+                    product = product.movedim(channel_axis(model.get_submodule(member.name), member.role), 0).flatten(1)
                 per_index = product.sum(1) if product.ndim > 1 else product
                 change = change + _to_channels(per_index, member, group.channels)
         total += change.abs()
@@ -209,8 +212,7 @@ def _weight_slices(model: nn.Module, member: Member) -> Tensor | None:
     weight = _parameter(model, member, "weight")
     if weight is None:
         return None
-    if member.role is Role.CONSUMES:
-        weight = weight.transpose(0, 1)
+    weight = weight.movedim(channel_axis(model.get_submodule(member.name), member.role), 0)
     return weight.reshape(weight.shape[0], -1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from torch import nn
+from torch import Tensor, nn
 
 from domain.candidate import GroupInfo, UnprunableLayer
 
@@ -75,3 +75,16 @@ def has_layer(model: nn.Module, member: Member) -> bool:
     except AttributeError:
         return False
     return found is not None
+
+
+def channel_axis(module: nn.Module, role: Role) -> int:
+    """Return the dimension of a layer's weight that its channels lie along; of transposed convolutions it is the other one."""
+    is_transposed = isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d)
+    return int((role is Role.CONSUMES) != is_transposed)
+
+
+def width_of(module: nn.Module, role: Role) -> int:
+    """Return how many channels a layer makes, or reads."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight.shape[channel_axis(module, role)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import entry_points
 
-BUILTIN_MODELS = ("convnet", "mobilenet", "resnet14", "resnet20", "resnet32", "resnet56", "resnet8", "vit")
+BUILTIN_MODELS = ("bert", "convnet", "mobilenet", "resnet14", "resnet20", "resnet32", "resnet56", "resnet8", "vit")
 BUILTIN_DATASETS = ("digits", "mnist-5k")
 
 

@@ -68,7 +68,10 @@ class Registry(Generic[T]):
         found = next((plugin for plugin in self.plugins() if plugin.name == name), None)
         if found is None:
             known = ", ".join(self.names())
-            message = f"Unknown {self.kind} {name!r}; known: {known}. Choose one of them, or install its plug-in where the builders run and start them again."
+            message = (
+                f"Unknown {self.kind} {name!r}; known: {known}. Choose one of them, or install its plug-in where the builders run"
+                " and start them again."
+            )
             raise Invalid(
                 message,
                 code=f"unknown_{self.kind}",

@@ -12,7 +12,7 @@ from domain.errors import FieldProblem, Invalid, PruneloopError
 from pruning.blocks import drop_blocks
 from pruning.groups import Group, Groups, Member, Role, cut, trace
 from pruning.heads import cut_heads
-from pruning.members import has_layer
+from pruning.members import channel_axis, has_layer, width_of
 
 
 class SurgeryFailed(PruneloopError):
@@ -85,7 +85,7 @@ def prune_to_widths(
 def read_widths(model: nn.Module, groups: Groups) -> dict[str, int]:
     """Read the kept width of every group off the module's weights; groups that went with a dropped block are left out."""
     return {
-        group.name: _out_channels(model.get_submodule(group.name)) // _positions(group, group.members[0])
+        group.name: width_of(model.get_submodule(group.name), Role.PRODUCES) // _positions(group, group.members[0])
         for group in groups.groups
         if has_layer(model, group.members[0])
     }
@@ -148,32 +148,22 @@ def _verify_layers(model: nn.Module, pruned: nn.Module, groups: Groups, real: Ma
     for (name, is_reader), positions in lost.items():
         before, after = model.get_submodule(name), pruned.get_submodule(name)
         if is_reader:
-            expected, got = _in_channels(before) - positions, _in_channels(after)
+            expected = width_of(before, Role.CONSUMES) - positions
+            got = width_of(after, Role.CONSUMES)
             if got != expected:
                 raise SurgeryFailed(f"{name} reads {got} channels, not {expected}.")
             continue
         old = dict([*before.named_parameters(recurse=False), *before.named_buffers(recurse=False)])
         for tensor_name, tensor in [*after.named_parameters(recurse=False), *after.named_buffers(recurse=False)]:
-            if tensor.ndim > 0 and tensor.shape[0] != old[tensor_name].shape[0] - positions:
-                expected = old[tensor_name].shape[0] - positions
-                raise SurgeryFailed(f"{name}.{tensor_name} has length {tensor.shape[0]}, not {expected}.")
+            axis = channel_axis(before, Role.PRODUCES) if tensor.ndim > 1 else 0
+            if tensor.ndim > 0 and tensor.shape[axis] != old[tensor_name].shape[axis] - positions:
+                expected = old[tensor_name].shape[axis] - positions
+                raise SurgeryFailed(f"{name}.{tensor_name} has length {tensor.shape[axis]}, not {expected}.")
         for attribute in ("out_channels", "out_features", "num_features"):
             expected = getattr(before, attribute, 0) - positions
             if hasattr(after, attribute) and getattr(after, attribute) != expected:
                 raise SurgeryFailed(f"{name}.{attribute} is {getattr(after, attribute)}, not {expected}.")
 
 
-def _in_channels(module: nn.Module) -> int:
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    return weight.shape[1]
-
-
 def _positions(group: Group, member: Member) -> int:
     return len(member.index) // group.channels
-
-
-def _out_channels(module: nn.Module) -> int:
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    return weight.shape[0]

@@ -47,6 +47,9 @@ class OnnxExporter:
             with warnings.catch_warnings(), torch.no_grad():
                 warnings.filterwarnings("ignore", message=".*legacy TorchScript-based ONNX export", append=False)
                 warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\..*")
+                # Whether what was traced holds for other inputs is found out by running the file.
+                warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
+                warnings.filterwarnings("ignore", message=".*batch_size other than 1", append=False)
                 torch.onnx.export(
                     net.eval(),
                     args,

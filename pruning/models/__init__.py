@@ -9,6 +9,7 @@ from torch import nn
 from domain.errors import FieldProblem, Invalid
 from domain.job import ModelSpec
 from domain.ports import ArtifactStore
+from pruning.models.bert import bert_encoder
 from pruning.models.from_file import check_file, open_file, stored_path
 from pruning.models.plain import ConvNet, MobileNet
 from pruning.models.resnet import ResNet
@@ -22,6 +23,7 @@ MODELS: Registry[nn.Module] = Registry(
     "model",
     "model.name",
     {
+        "bert": bert_encoder,
         "convnet": ConvNet,
         "mobilenet": MobileNet,
         "vit": VisionTransformer,

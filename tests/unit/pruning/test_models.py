@@ -20,8 +20,8 @@ def _registry(*entries: tuple[str, str]) -> Registry[nn.Module]:
     return Registry("pruneloop.models", "model", "model.name", {"own": lambda: nn.Linear(2, 2)}, installed)
 
 
-@pytest.mark.parametrize("name", model_names())
-def test_every_builtin_model_takes_its_params(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in model_names() if name != "bert"])
+def test_every_builtin_image_model_takes_its_params(name: str) -> None:
     size = {"image": 16, "dim": 8} if name == "vit" else {"width": 4}
     model = build_model(ModelSpec(name=name, params={**size, "in_channels": 3, "classes": 7}))
     assert model.eval()(torch.randn(2, 3, 16, 16)).shape == (2, 7)

@@ -1,0 +1,247 @@
+"""Families of networks, each trained for a moment, cut, recovered from its teacher and exported: what is coupled stays coupled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own custom
+from torch import Tensor, nn
+
+from domain.candidate import ImportanceMix
+from domain.job import DataSpec, ModelSpec
+from pruning.datasets import load_data
+from pruning.datasets.splits import CheckedSplits
+from pruning.dense import Dense
+from pruning.exporters import make_exporter
+from pruning.exporters.outputs import joined
+from pruning.groups import find_groups
+from pruning.heads import Heads
+from pruning.importance import l2_importance
+from pruning.models import build_model
+from pruning.models.bert import bert_encoder
+from pruning.network import describe_layers
+from pruning.precision import Compute
+from pruning.recovery import Recipe, TrainingSet, reestimate_batch_norm, train
+from pruning.signature import Packed, Port, Signature, file_outputs
+from pruning.surgery import prune_to_widths, read_widths
+from tests.unit.pruning.folder import FolderStore
+
+FP32 = Compute(torch.device("cpu"))
+
+
+def _conv(before: int, width: int, kernel: int = 3, groups: int = 1, stride: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(before, width, kernel, padding=kernel // 2, groups=groups, stride=stride, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU())
+
+
+class Dense8(nn.Module):
+    """Every layer reads all before it, side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = _conv(1, 16)
+        self.layers = nn.ModuleList(_conv(16 + 8 * number, 8) for number in range(3))
+        self.classifier = nn.Linear(40, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for layer in self.layers:
+            x = torch.cat([x, layer(x)], 1)
+        return self.classifier(x.mean((2, 3)))
+
+
+class Inverted(nn.Module):
+    """An inverted residual with squeeze and excite, as in MobileNetV3."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = _conv(1, 16)
+        self.expand, self.depthwise = _conv(16, 48, 1), _conv(48, 48, 3, groups=48)
+        self.squeeze, self.excite = nn.Conv2d(48, 12, 1), nn.Conv2d(12, 48, 1)
+        self.project = nn.Sequential(nn.Conv2d(48, 16, 1, bias=False), nn.BatchNorm2d(16))
+        self.classifier = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.depthwise(self.expand(x))
+        gate = F.hardsigmoid(self.excite(F.relu(self.squeeze(y.mean((2, 3), keepdim=True)))))
+        return self.classifier((x + self.project(y * gate)).mean((2, 3)))
+
+
+class Unet(nn.Module):
+    """Down, up by a transposed convolution, and across by a concatenation; gives a map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.down = _conv(1, 12), _conv(12, 24, stride=2)
+        self.up = nn.ConvTranspose2d(24, 12, 2, stride=2)
+        self.last, self.head = _conv(24, 12), nn.Conv2d(12, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        across = self.first(x)
+        up = self.up(self.down(across))
+        return self.head(self.last(torch.cat([up, across], 1))).flatten(1)
+
+
+class Grouped(nn.Module):
+    """A grouped convolution between two plain ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.grouped = _conv(1, 16), _conv(16, 16, groups=4)
+        self.after, self.classifier = _conv(16, 24), nn.Linear(24, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.after(self.grouped(self.before(x))).mean((2, 3)))
+
+
+class Fused(nn.Module):
+    """A transformer with query, key and value in one layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Linear(8, 32), nn.LayerNorm(32)
+        self.qkv, self.proj = nn.Linear(32, 96), nn.Linear(32, 32)
+        self.up, self.down = nn.Linear(32, 64), nn.Linear(64, 32)
+        self.classifier = nn.Linear(32, 10)
+
+    def head_groups(self) -> tuple[Heads, ...]:
+        return (Heads(makes=("qkv",), reads=("proj",), head_dim=8, parts=3),)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x.squeeze(1))
+        query, key, value = self.qkv(self.norm(x)).unflatten(2, (3, -1, 8)).permute(2, 0, 3, 1, 4).unbind(0)
+        weights = torch.softmax(query @ key.transpose(-2, -1) * 8**-0.5, -1)
+        x = x + self.proj((weights @ value).transpose(1, 2).flatten(2))
+        return self.classifier((x + self.down(F.gelu(self.up(x)))).mean(1))
+
+
+class Recurrent(nn.Module):
+    """Rows of an image, one after another."""
+
+    def __init__(self, kind: type[nn.LSTM] | type[nn.GRU]) -> None:
+        super().__init__()
+        self.recurrent = kind(8, 24, batch_first=True)
+        self.hidden, self.classifier = nn.Linear(24, 32), nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(F.relu(self.hidden(self.recurrent(x.squeeze(1))[0][:, -1])))
+
+
+class Recommender(nn.Module):
+    """A user, an item and what is known of both, to one rating."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.user, self.item = nn.Embedding(20, 8), nn.Embedding(30, 8)
+        self.hidden = nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 1))
+
+    def forward(self, user: Tensor, item: Tensor, known: Tensor) -> Tensor:
+        return self.hidden(torch.cat([self.user(user[:, 0]), self.item(item[:, 0]), known], 1))
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> CheckedSplits:
+    return load_data(DataSpec(name="digits"), FolderStore(tmp_path_factory.mktemp("artifacts")))
+
+
+@pytest.mark.parametrize(
+    ("make", "cut", "whole"),
+    [
+        (lambda: build_model(ModelSpec(name="resnet8", params={"width": 8})), 4, {"classifier"}),
+        (lambda: build_model(ModelSpec(name="mobilenet", params={"width": 8, "blocks": 1})), 3, {"classifier"}),
+        (Dense8, 4, {"classifier"}),
+        (Inverted, 3, {"classifier"}),
+        (Grouped, 1, {"before.0", "grouped.0", "classifier"}),
+        (Fused, 2, {"classifier"}),
+        (lambda: Recurrent(nn.LSTM), 1, {"recurrent", "classifier"}),
+        (lambda: Recurrent(nn.GRU), 1, {"recurrent", "classifier"}),
+    ],
+    ids=["resnet", "mobilenet", "densenet", "inverted", "grouped", "fused-qkv", "lstm", "gru"],
+)
+def test_a_classifier_is_cut_recovered_and_exported(
+    digits: CheckedSplits, make: Callable[[], nn.Module], cut: int, whole: set[str]
+) -> None:
+    torch.manual_seed(0)
+    model = make()
+    inputs, labels = digits.train
+    train(model, TrainingSet(inputs, labels), Recipe(epochs=6, learning_rate=0.1), FP32)
+    dense = Dense(model.eval(), digits, FP32, "accuracy", 10, 0)
+    before = dense.evaluate(model, "val", nullcontext)
+    assert before > 0.75  # trained weights, so that there is something to lose
+    groups = dense.groups()
+    assert len(groups.groups) >= cut
+    assert {layer.name for layer in groups.unprunable} == whole and all(layer.reason for layer in groups.unprunable)
+    widths = {group.name: max(1, round(group.channels * 0.6)) for group in groups.groups}
+    pruned = dense.prune(widths, ImportanceMix(l2=1, taylor=1, activation=1), nullcontext)
+    assert read_widths(pruned, groups) == widths
+    reestimate_batch_norm(pruned, inputs, FP32)
+    data = dense.training_set(distill=True, hold=nullcontext)
+    train(pruned, data, Recipe(epochs=3, learning_rate=0.05), FP32)
+    assert dense.evaluate(pruned, "val", nullcontext) > before - 0.1
+    _exports(pruned, digits.val[0][:3])
+
+
+def test_a_u_net_is_cut_across_its_skip_and_its_transposed_convolution(digits: CheckedSplits) -> None:
+    torch.manual_seed(0)
+    model, inputs = Unet(), digits.train[0]
+    noisy = inputs + 0.5 * torch.randn(inputs.shape)
+    train(model, TrainingSet(noisy, teacher=inputs.flatten(1), is_of_classes=False), Recipe(6, 0.02), FP32)
+    splits = CheckedSplits((noisy, None), (noisy[:200], None), (noisy[:200], None))
+    dense = Dense(model.eval(), splits, FP32, "agreement", 64, 0, is_of_classes=False)
+    groups = dense.groups()
+    assert [layer.name for layer in groups.unprunable] == ["head"]
+    assert {group.name for group in groups.groups} == {"first.0", "down.0", "up", "last.0"}
+    widths = {group.name: group.channels // 2 for group in groups.groups}
+    pruned = dense.prune(widths, ImportanceMix(l2=1, taylor=1), nullcontext)
+    assert pruned.get_submodule("up").weight.shape[:2] == (12, 6)
+    reestimate_batch_norm(pruned, noisy, FP32)
+    before = dense.evaluate(pruned, "val", nullcontext)
+    train(pruned, dense.training_set(distill=True, hold=nullcontext), Recipe(4, 0.02), FP32)
+    assert dense.evaluate(pruned, "val", nullcontext) > max(before, 0.7)
+    assert all(layer.out_channels > 0 for layer in describe_layers(model, groups, noisy[:2]))
+    _exports(pruned, noisy[:2])
+
+
+def test_a_recommender_of_three_inputs_is_cut_and_keeps_their_names_and_types() -> None:
+    torch.manual_seed(0)
+    inputs = (
+        Port("user", ("batch", 1), torch.int64),
+        Port("item", ("batch", 1), torch.int64),
+        Port("known", ("batch", 4)),
+    )
+    model = Packed(Recommender(), Signature(inputs, (Port("rating", ("batch", 1)),)))
+    samples = torch.cat([torch.randint(0, 20, (256, 1)), torch.randint(0, 30, (256, 1)), torch.randn(256, 4)], 1)
+    model.bind(samples.shape[1:])
+    wanted = samples[:, 2:3] * 0.5 + (samples[:, :1] % 3)
+    train(model, TrainingSet(samples, teacher=wanted, is_of_classes=False), Recipe(20, 0.05), FP32)
+    groups = find_groups(model, samples[:2])
+    assert {group.name for group in groups.groups} == {"net.hidden.0", "net.hidden.2"}
+    scores = {group.name: l2_importance(model, group) for group in groups.groups}
+    pruned = prune_to_widths(model, groups, {"net.hidden.0": 20, "net.hidden.2": 8}, scores, samples[:2])
+    assert "input_user" in _exports(pruned.eval(), samples[:3])
+
+
+def test_a_bert_loses_heads_features_and_layers() -> None:
+    torch.manual_seed(0)
+    model = bert_encoder(vocabulary=50, dim=32, depth=2, heads=4, hidden=64, longest=16).eval()
+    ids = torch.randint(1, 50, (6, 8)).float()
+    ids[:, 5:] = 0
+    model.bind((8,))
+    assert torch.allclose(model(ids[:, :5]), model(ids), atol=1e-5)  # what fills up a text says nothing
+    groups = find_groups(model, ids[:2])
+    assert sorted(group.channels for group in groups.groups) == [4, 4, 64, 64]
+    scores = {group.name: l2_importance(model, group) for group in groups.groups}
+    widths = {group.name: group.channels // 2 for group in groups.groups}
+    pruned = prune_to_widths(model, groups, widths, scores, ids[:2], dropped=("net.layers.1.attention",))
+    arrays = _exports(pruned.eval(), ids[:3])
+    assert arrays["input_input_ids"].dtype == "int64" and arrays["output_sentence_embedding"].shape == (3, 32)
+
+
+def _exports(model: nn.Module, inputs: Tensor) -> dict[str, object]:
+    exporter = make_exporter("onnx")
+    with torch.no_grad():
+        return dict(exporter.check(exporter.export(model, inputs), inputs, joined(file_outputs(model, inputs))))
