@@ -26,7 +26,8 @@ def inspect_job(spec: JobSpec, artifacts: ArtifactStore) -> Network:
 
     compute = choose_compute(choose_device("cpu"), "fp32")
     splits = load_data(spec.data, artifacts)
-    dense = open_dense(spec.model, splits, spec.objective.metric, spec.seed, compute, leave_fresh)
+    # An uploaded file is converted right here: this process is the limited child already.
+    dense = open_dense(spec.model, splits, spec.objective.metric, spec.seed, compute, leave_fresh, artifacts)
     groups = dense.groups()
     return Network(
         groups=tuple(PlannedGroup(name=group.name, channels=group.info.channels) for group in groups.groups),
