@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-fast test-arm test-trackers lint up lock bench-measurement bench-search clean
+.PHONY: help demo docs reference test test-fast test-arm test-trackers lint up lock bench-measurement bench-search clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
@@ -37,6 +37,12 @@ lint: $(VENV)/.installed-dev ## ruff and mypy (the layers are held by tests/arch
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.installed-dev ## the documentation as a site in build/site; every link and anchor is checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+reference: $(VENV)/.installed-dev ## write the pages of docs/ that are made from the code
+	$(BIN)/python -m tests.docs.generated
 
 $(VENV)/.installed-trackers: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[trackers]'
