@@ -25,6 +25,9 @@ MOST_OPTIONS = 14  # widths a group: a wide group is searched in coarser steps
 GROUPS_A_MOVE = 16  # one narrowing a step for each so many groups: a large network in as many steps as a small one
 
 
+Cut = tuple[int, int, float]  # column, what is kept, accuracy it costs
+
+
 @dataclass(frozen=True)
 class Options:
     """What each column may be cut to, widest first (a block: there or gone), and what each cut costs in accuracy."""
@@ -80,8 +83,13 @@ def narrow(latency: LatencyModel, options: Options, start: Ints, *, to_ratio: fl
     path: list[Ints] = []
     at = float(latency.formula(row[None])[0])
     moves = 1 + len(row) // GROUPS_A_MOVE
+    known: dict[tuple[int, int], list[Cut]] = {}  # most columns stand still from one step to the next
     while at > to_ratio:
-        cuts = _cuts(options, row)
+        cuts = [
+            cut
+            for column, kept in enumerate(row.tolist())
+            for cut in known.get((column, kept)) or known.setdefault((column, kept), _cuts(options, column, kept))
+        ]
         if not cuts:
             break
         tried = np.repeat(row[None], len(cuts), axis=0)
@@ -113,11 +121,9 @@ def reaching(latency: LatencyModel, path: Sequence[Ints], ratio: float) -> Ints 
     return path[int(fitting[0])] if len(fitting) else path[-1]
 
 
-def _cuts(options: Options, row: Ints) -> list[tuple[int, int, float]]:
-    """Return (column, what is kept, accuracy it costs) of every cut to look at from where the network stands."""
-    cuts = []
-    for column, (kept, losses) in enumerate(zip(options.kept, options.losses, strict=True)):
-        now = float(np.interp(row[column], kept[::-1], losses[::-1]))
-        below = np.flatnonzero(kept < row[column])[:LOOK_AHEAD]
-        cuts += [(column, int(kept[index]), max(float(losses[index]) - now, 1e-7)) for index in below]
-    return cuts
+def _cuts(options: Options, column: int, now: int) -> list[Cut]:
+    """Return every cut to look at of a column that keeps ``now``."""
+    kept, losses = options.kept[column], options.losses[column]
+    lost = float(np.interp(now, kept[::-1], losses[::-1]))
+    below = np.flatnonzero(kept < now)[:LOOK_AHEAD]
+    return [(column, int(kept[index]), max(float(losses[index]) - lost, 1e-7)) for index in below]

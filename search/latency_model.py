@@ -23,6 +23,7 @@ PRIOR_ALIGNMENT = 16
 # constant, layers, multiply-accumulates, traffic, weights: of a few convolutional networks on x86, a start before any
 # measurement.
 PRIOR = np.array([0.02, 0.06, 0.6, 0.3, 0.02])
+SUBSETS = [list(some) for size in range(1, len(PRIOR) + 1) for some in combinations(range(len(PRIOR)), size)]
 PRIOR_WEIGHT = 0.02  # of one measurement: gone after a handful
 MOST_POINTS = 120  # the newest are kept: the cost of a fit must not grow with a search of thousands
 LENGTHS = (0.15, 0.3, 0.6, 1.2)  # in units of log width, weighted by work
@@ -60,7 +61,8 @@ class LatencyModel:
 
     def formula(self, rows: Ints) -> Floats:
         """Return the ratio by the formula alone, for rows of shape ``(n, columns)``: monotone, and cheap."""
-        return np.asarray(_features(self.network, rows, self.alignment) @ self.coefficients * self.scale)
+        (shares,) = self.network.shares(rows, aligns=(self.alignment,))
+        return np.asarray((shares @ self.coefficients[1:] + self.coefficients[0]) * self.scale)
 
     def predict_rows(self, rows: Ints) -> Floats:
         """Return predicted latency ratios to the dense model of the target's first precision, shape ``(n,)``."""
@@ -85,8 +87,9 @@ def fit(network: Network, measured: Sequence[tuple[Ints, float]], *, scale: floa
     rows = np.array([row for row, _ in measured[-MOST_POINTS:]] + [network.dense])
     ratios = np.array([ratio for _, ratio in measured[-MOST_POINTS:]] + [scale]) / scale
     best: tuple[float, int, Floats, Floats] | None = None
-    for alignment in ALIGNMENTS if len(ratios) > LEAST_TO_CORRECT else (PRIOR_ALIGNMENT,):
-        features = _features(network, rows, alignment)
+    alignments = ALIGNMENTS if len(ratios) > LEAST_TO_CORRECT else (PRIOR_ALIGNMENT,)
+    for alignment, shares in zip(alignments, network.shares(rows, aligns=alignments), strict=True):
+        features = np.hstack([np.ones((len(rows), 1)), shares])
         coefficients = _nonnegative(features, ratios)
         residuals = np.log(ratios) - np.log(np.maximum(features @ coefficients, 1e-6))
         cost = float(np.sum(residuals**2))
@@ -109,35 +112,22 @@ def fit(network: Network, measured: Sequence[tuple[Ints, float]], *, scale: floa
     )
 
 
-def _features(network: Network, rows: Ints, alignment: int) -> Floats:
-    columns = (
-        np.ones(len(rows)),
-        network.layers_share(rows),
-        network.macs_share(rows, align=alignment),
-        network.traffic_share(rows),
-        network.weights_share(rows),
-    )
-    return np.stack(columns, axis=1)
-
-
 def _nonnegative(features: Floats, ratios: Floats) -> Floats:
     """Least squares of relative errors, drawn towards the prior, with no coefficient below zero: every subset is tried."""
     weights = 1.0 / ratios
     strength = np.sqrt(PRIOR_WEIGHT)
     x = np.vstack([features * weights[:, None], strength * np.diag(1.0 / PRIOR)])
     y = np.concatenate([np.ones(len(ratios)), np.full(len(PRIOR), strength)])
+    gram, moment, constant = x.T @ x, x.T @ y, float(y @ y)  # the prior's rows keep it well conditioned
     best, best_cost = PRIOR, np.inf
-    for size in range(1, features.shape[1] + 1):
-        for columns in combinations(range(features.shape[1]), size):
-            chosen = list(columns)
-            solution = np.linalg.lstsq(x[:, chosen], y, rcond=None)[0]
-            if (solution < 0).any():
-                continue
-            full = np.zeros(features.shape[1])
-            full[chosen] = solution
-            cost = float(np.sum((x @ full - y) ** 2))
-            if cost < best_cost:
-                best, best_cost = full, cost
+    for columns in SUBSETS:
+        solution = np.linalg.solve(gram[np.ix_(columns, columns)], moment[columns])
+        if (solution < 0).any():
+            continue
+        cost = constant - float(solution @ moment[columns])
+        if cost < best_cost:
+            best, best_cost = np.zeros(len(PRIOR)), cost
+            best[columns] = solution
     return best
 
 

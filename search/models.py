@@ -134,4 +134,7 @@ def _losses(view: View, target: int, network: Network) -> list[tuple[Ints, float
 
 
 def _row(network: Network, trial: Trial) -> Ints:
-    return network.row(trial.candidate.widths, trial.candidate.dropped)
+    row = network.known_rows.get(trial.id)
+    if row is None:
+        row = network.known_rows[trial.id] = network.row(trial.candidate.widths, trial.candidate.dropped)
+    return row

@@ -48,6 +48,8 @@ class Network:
         self._in_channels: Ints = np.array([layer.in_channels for layer in layers], dtype=np.int64)
         self._out = _incidence(self.names, [layer.out_groups for layer in layers])
         self._in = _incidence(self.names, [layer.in_groups for layer in layers])
+        self._dense_works: dict[int, Floats] = {}
+        self.known_rows: dict[str, Ints] = {}  # of trials, by id: a fit wants hundreds of them again and again
         # Which layers and which groups go with which block.
         self._inside = np.array(
             [[is_inside(layer.name, (block.name,)) for block in blocks] for layer in layers], dtype=float
@@ -71,47 +73,44 @@ class Network:
 
     def macs_share(self, rows: Ints, *, align: int = 1) -> Floats:
         """Return the share of multiply-accumulates that rows keep, with channels rounded up to multiples of ``align``."""
-        out, into = self._kept(rows)
-        work = self._macs * _ratio(out, self._out_channels, align) * _ratio(into, self._in_channels, align)
-        return _share(work * self._present(rows), self._macs)
+        return np.asarray(self.shares(rows, aligns=(align,))[0][..., 1])
 
-    def traffic_share(self, rows: Ints) -> Floats:
-        """Return the share of activations that layers write."""
-        out, _ = self._kept(rows)
-        return _share(self._positions * out * self._present(rows), self._positions * self._out_channels)
+    def shares(self, rows: Ints, *, aligns: Sequence[int]) -> list[Floats]:
+        """Return what rows keep of the dense model's cost on paper, one array of shape ``(..., 4)`` an alignment.
 
-    def weights_share(self, rows: Ints) -> Floats:
-        """Return the share of weights that layers read."""
+        The columns: layers that are there at all, multiply-accumulates with channels rounded up to multiples of the alignment,
+        activations written, weights read. All at once, for a search asks for them hundreds of times a trial.
+        """
+        lost = (self._channels - rows[..., : len(self.groups)]).astype(float)
+        out, into = self._out_channels - lost @ self._out.T, self._in_channels - lost @ self._in.T
+        gone = (1 - rows[..., len(self.groups) :]).astype(float) @ self._inside.T
+        present = (gone == 0).astype(float)
         weights = self._macs / self._positions
-        out, into = self._kept(rows)
-        return _share(weights * (out / self._out_channels) * (into / self._in_channels) * self._present(rows), weights)
+        kept_weights = weights * (out / self._out_channels) * (into / self._in_channels) * present
+        layers = present.mean(axis=-1)
+        traffic = _share(self._positions * out * present, self._positions * self._out_channels)
+        read = _share(kept_weights, weights)
+        found = []
+        for align in aligns:
+            work = self._macs * _rounded(out, align) * _rounded(into, align) / self._dense_work(align)
+            found.append(np.stack([layers, _share(work * present, self._macs), traffic, read], axis=-1))
+        return found
 
-    def layers_share(self, rows: Ints) -> Floats:
-        """Return the share of layers that are there at all."""
-        return np.asarray(self._present(rows).mean(axis=-1))
+    def _dense_work(self, align: int) -> Floats:
+        """Return rounded output times rounded input channels of every dense layer."""
+        if align not in self._dense_works:
+            out, into = self._out_channels.astype(float), self._in_channels.astype(float)
+            self._dense_works[align] = _rounded(out, align) * _rounded(into, align)
+        return self._dense_works[align]
 
     def work_of_columns(self) -> Floats:
         """Return the share of all multiply-accumulates that each group or block takes part in, shape ``(columns,)``."""
         touched = np.hstack([((self._out + self._in) > 0).astype(float), self._inside])
         return np.asarray(self._macs @ touched / (float(self._macs.sum()) or 1.0))
 
-    def _kept(self, rows: Ints) -> tuple[Floats, Floats]:
-        """Return output and input channels of every layer, each of shape ``(..., layers)``."""
-        lost = (self._channels - rows[..., : len(self.groups)]).astype(float)
-        return self._out_channels - lost @ self._out.T, self._in_channels - lost @ self._in.T
-
-    def _present(self, rows: Ints) -> Floats:
-        """Return 1 for every layer that is there, 0 for those of dropped blocks, shape ``(..., layers)``."""
-        gone = (1 - rows[..., len(self.groups) :]).astype(float) @ self._inside.T
-        return np.asarray((gone == 0).astype(float))
-
 
 def _share(part: Floats, whole: Floats) -> Floats:
     return np.asarray(part.sum(axis=-1) / (float(whole.sum()) or 1.0))
-
-
-def _ratio(kept: Floats, dense: Ints, align: int) -> Floats:
-    return np.asarray(_rounded(kept, align) / _rounded(dense.astype(float), align))
 
 
 def _rounded(channels: Floats, align: int) -> Floats:

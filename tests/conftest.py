@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+# numpy's small matrices only lose by threads that wait for one another, and a busy machine makes it ten times worse. The search
+# worker does the same. Before anything imports numpy.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 from workers.servers.folders import ServerFolders, prepare_folders
 from workers.servers.postgres import start_postgres, stop_postgres
 from workers.servers.valkey import start_valkey, stop_valkey

@@ -28,6 +28,9 @@ _work: dict[str, SearchWork | BuildWork] = {}  # what the one task of this child
 def run_worker(role: str) -> int:
     """Run one role until it is asked to leave; return the exit code."""
     die_with_parent()
+    # The search's matrices are small: threads of the linear algebra would wait for one another, and take cores from a build. Before
+    # anything imports numpy.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if role == "reaper":
         return _run_reaper()
     settings = SearchSettings() if role == "search" else BuildSettings()

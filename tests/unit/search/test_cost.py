@@ -84,4 +84,3 @@ def test_at_a_thousand_trials_an_ask_costs_less_than_fifty_milliseconds():
     # The least: what else the machine does (a neighbour on the core, a cold cache) can only add to what the work itself costs.
     told = ", ".join(f"{cost_s * 1000:.0f}" for cost_s in costs_s)
     assert min(costs_s) < MOST_S, f"{told} ms a trial at {TRIALS} trials, {len(search_front(view, 0))} on the front"
-

@@ -238,7 +238,7 @@ def rows_of(network: Network, count: int, seed: int = 0) -> Ints:
 def test_the_predictor_finds_the_law_it_was_fed_and_says_how_far_off_it_is():
     network = Network(FEW)
     rows = np.minimum(rows_of(network, 40), network.dense)
-    truth = 0.2 + 0.5 * network.macs_share(rows, align=16) + 0.3 * network.traffic_share(rows)
+    truth = 0.2 + 0.5 * network.macs_share(rows, align=16) + 0.3 * network.shares(rows, aligns=(1,))[0][:, 2]
     model = latency_model.fit(network, [(row, y) for row, y in zip(rows[:25], truth, strict=False)])
     assert model.alignment == 16
     assert model.error_p90 < 0.02

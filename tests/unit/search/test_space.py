@@ -226,7 +226,7 @@ def test_a_block_is_dropped_where_it_costs_less_than_narrowing():
     assert candidate.dropped == ("stage1",)
     row = space.row_of(candidate)
     assert network.dropped_of(row) == ("stage1",)
-    assert network.layers_share(row[None]) == pytest.approx([2 / 3])
+    assert network.shares(row[None], aligns=(1,))[0][:, 0] == pytest.approx([2 / 3])
     assert models.loss.curves(row[None])[0, 1] == 0.0  # the group inside is gone: its width costs nothing any more
     whole = network.row(candidate.widths)
     assert models.latency["fp32"].predict(row) < models.latency["fp32"].predict(whole)
