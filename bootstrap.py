@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from workers.search import SearchWork
 
 
+ADMIN_SCOPES = frozenset({"admin"})
 METRICS = ("accuracy", "agreement", "fidelity", "pair_spearman")
 
 
@@ -125,6 +126,7 @@ def make_api(settings: ApiSettings) -> FastAPI:
             service=service,
             max_upload_bytes=settings.max_upload_bytes,
             public_url=(settings.public_url or f"http://{reachable_name(settings.host)}:{settings.port}").rstrip("/"),
+            allowed_hosts=settings.allowed_hosts,
             broker_is_reachable=server.launcher.is_reachable,
         )
     )
@@ -161,12 +163,19 @@ def capabilities() -> Capabilities:
 
 
 def admit_admin(store: SqlJobStore, path: Path) -> None:
-    """Make the admin token at first start (mode 0600), and let the tables know it."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(f"pl_admin_{secrets.token_urlsafe(32)}\n")
-    store.set_token("admin", path.read_text().strip(), frozenset({"admin"}))
+    """Make the admin token at first start (mode 0600), and let the tables know it; a revoked one is made anew."""
+    if not path.exists() or not store.set_token("admin", path.read_text().strip(), ADMIN_SCOPES):
+        _write_admin_token(path)
+        store.set_token("admin", path.read_text().strip(), ADMIN_SCOPES)
+
+
+def _write_admin_token(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(f"pl_admin_{secrets.token_urlsafe(32)}\n")
+    fresh.replace(path)
 
 
 def reachable_name(host: str) -> str:

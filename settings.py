@@ -36,6 +36,11 @@ class ApiSettings(CoreSettings):
     public_url: str | None = Field(
         default=None, description="URL that devices and browsers use; default: host and port."
     )
+    allowed_hosts: tuple[str, ...] = Field(
+        default=(),
+        description="Further names this server may be called by: JSON list. Addresses, single words, this machine's names and "
+        "the host of public_url are known.",
+    )
     max_upload_bytes: int = Field(default=2 * 1024**3, gt=0)
     admin_token_file: Path | None = Field(default=None, description="Made at first start where absent, mode 0600.")
 
@@ -63,3 +68,4 @@ class ReaperSettings(CoreSettings):
     """The reaper."""
 
     interval_s: float = Field(default=1.0, gt=0)
+    audit_days: int = Field(default=400, ge=0, description="Entries of the audit log are kept so long; 0: for ever.")

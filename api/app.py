@@ -6,12 +6,26 @@ from typing import Any
 
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
+from starlette.types import ASGIApp
 
 from api import errors
 from api.body import BODY_MODELS
 from api.deps import ApiDependencies
 from api.events import EventStreams
-from api.routes import agent, artifacts, devices, health, jobs, join_tokens, measurements, plugins
+from api.guard import Guard
+from api.routes import (
+    agent,
+    artifacts,
+    audit,
+    devices,
+    health,
+    jobs,
+    join_tokens,
+    measurements,
+    plugins,
+    session,
+    tokens,
+)
 
 VERSION = "0.1.0"
 TITLE = "Pruneloop"
@@ -59,6 +73,9 @@ def build_routes() -> FastAPI:
         devices.router,
         measurements.router,
         plugins.router,
+        tokens.router,
+        session.router,
+        audit.router,
         agent.router,
     ):
         app.include_router(router)
@@ -66,7 +83,10 @@ def build_routes() -> FastAPI:
 
 
 class _App(FastAPI):
-    """FastAPI whose OpenAPI text also holds the bodies that ``api.body`` reads."""
+    """FastAPI behind a guard, whose OpenAPI text also holds the bodies that ``api.body`` reads."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return Guard(super().build_middleware_stack())
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:

@@ -9,6 +9,7 @@ from typing import Annotated, TypeVar, cast
 from fastapi import Depends, Query, Request
 
 from api.agent_wheel import AgentWheel, agent_wheel
+from api.limits import Limits
 from api.plugin_probe import InstalledPlugins
 from api.schemas.lists import Listing
 from api.schemas.plugins import PluginView
@@ -35,6 +36,8 @@ class ApiDependencies:
         public_url: URL that devices and browsers reach this server by, without a slash at its end.
         plugins: What plug-ins are installed and which do not import.
         agent_wheel: What a fresh machine installs to become a device.
+        allowed_hosts: Names this server may be called by, besides those it knows by itself.
+        limits: Counts failing tokens and joins by address.
         broker_is_reachable: Asked by ``/readyz`` and before a device is admitted; None: not checked.
     """
 
@@ -47,6 +50,8 @@ class ApiDependencies:
     broker_is_reachable: Callable[[], bool] | None = None
     plugins: Callable[[], Sequence[PluginView]] = field(default_factory=InstalledPlugins)
     agent_wheel: Callable[[], AgentWheel] = agent_wheel
+    allowed_hosts: tuple[str, ...] = ()
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from domain.errors import (
     Invalid,
     NotFound,
     PruneloopError,
+    RateLimited,
     Unauthorized,
     Unavailable,
 )
@@ -40,6 +41,7 @@ STATUS_OF_ERROR: dict[type[PruneloopError], HTTPStatus] = {
     Conflict: HTTPStatus.CONFLICT,
     Unauthorized: HTTPStatus.UNAUTHORIZED,
     Forbidden: HTTPStatus.FORBIDDEN,
+    RateLimited: HTTPStatus.TOO_MANY_REQUESTS,
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
@@ -50,6 +52,7 @@ STATUS_OF_CODE: dict[str, HTTPStatus] = {
     "malformed_body": HTTPStatus.BAD_REQUEST,
     "too_large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     "unsupported_media_type": HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    "unknown_host": HTTPStatus.MISDIRECTED_REQUEST,
 }
 
 CODE_OF_STATUS: dict[int, str] = {
@@ -89,7 +92,7 @@ class Problem(BaseModel):
 
 def install(app: FastAPI) -> None:
     """Answer every failure of the app with problem+json."""
-    app.add_exception_handler(PruneloopError, _on_domain_error)
+    app.add_exception_handler(PruneloopError, on_domain_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_crash)
@@ -151,7 +154,8 @@ def status_of(error: PruneloopError) -> int:
     return HTTPStatus.INTERNAL_SERVER_ERROR
 
 
-def _on_domain_error(request: Request, error: Exception) -> Response:
+def on_domain_error(request: Request, error: Exception) -> Response:
+    """Render one of our errors."""
     assert isinstance(error, PruneloopError)
     status = status_of(error)
     if status == HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -173,8 +177,8 @@ def _headers_of(error: PruneloopError) -> dict[str, str]:
         return {"WWW-Authenticate": f'Bearer realm="pruneloop"{known}'}
     if isinstance(error, Forbidden):
         return {"WWW-Authenticate": 'Bearer realm="pruneloop", error="insufficient_scope"'}
-    if isinstance(error, Unavailable):
-        return {"Retry-After": str(RETRY_AFTER_S)}
+    if isinstance(error, Unavailable) or "retry_after_s" in error.metadata:
+        return {"Retry-After": str(error.metadata.get("retry_after_s", RETRY_AFTER_S))}
     return {}
 
 

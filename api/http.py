@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Header, Path, Request
 from fastapi.responses import Response
 from pydantic import BaseModel
 
+from api.schemas.lists import Listing
+from domain.ports import Page
+
+M = TypeVar("M", bound=BaseModel)
+
 ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
 
 JobId = Annotated[str, Path(pattern=ID_PATTERN)]
 DevicePathId = Annotated[str, Path(pattern=ID_PATTERN)]
+TokenId = Annotated[str, Path(pattern=ID_PATTERN)]
 MeasurementId = Annotated[str, Path(pattern=ID_PATTERN)]
+
+NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "You have it already (`If-None-Match`)."}}
 
 IdempotencyKey = Annotated[
     str | None,
@@ -29,7 +37,15 @@ IdempotencyKey = Annotated[
 
 def with_etag(request: Request, body: BaseModel) -> Response:
     """Answer with the body and its ETag, or 304 where the caller has it already (``If-None-Match``)."""
-    data = body.model_dump_json().encode()
+    return _tagged(request, body.model_dump_json().encode())
+
+
+def listing(request: Request, page: Page[M], item: type[M]) -> Response:
+    """Answer with a page of a list as ``with_etag`` does."""
+    return with_etag(request, Listing[item](items=list(page.items), next_page_token=page.next_page_token))  # type: ignore[valid-type]
+
+
+def _tagged(request: Request, data: bytes) -> Response:
     etag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
     known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
     headers = {"ETag": etag, "Cache-Control": "private, no-cache"}

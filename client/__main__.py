@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from client.commands import agent, bench, devices, ecosystem, jobs, report, server
+from client.commands import agent, bench, devices, ecosystem, jobs, report, server, tokens
 from client.commands.shared import INTERRUPTED, exit_code_of, show_error
 from domain.errors import PruneloopError
 
@@ -19,7 +19,7 @@ Exit codes: 0 done, 1 what was asked failed, 2 wrong usage, 3 no server or no ac
 def make_app() -> typer.Typer:
     """Return the command line application."""
     app = typer.Typer(name="pruneloop", help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
-    for commands in (server, jobs, report, ecosystem, devices, agent, bench):
+    for commands in (server, jobs, report, ecosystem, devices, tokens, agent, bench):
         commands.register(app)
     return app
 

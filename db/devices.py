@@ -9,18 +9,26 @@ from typing import Any
 from pydantic import JsonValue
 from sqlalchemy import Connection, and_, case, func, or_, select, tuple_, update
 
-from db import leases
+from db import audit, leases
 from db.mapping import AnyRow, as_json
 from db.measurements import is_online, suits
 from db.models import device, measurement
 from db.pages import coerce_page_size, make_page, moment_in_token, read_page_token
 from db.transactions import Transactions
+from domain.access import SYSTEM, Principal
 from domain.device import Device, DeviceState, Inventory
 from domain.errors import NotFound, WrongState
 from domain.ports import Page
 from domain.work import WorkState
 
 TOUCH_EVERY_S = 2.0  # an idle device that polls is not worth a write each time
+VERB = {
+    DeviceState.ACTIVE: "resume",
+    DeviceState.PAUSED: "pause",
+    DeviceState.DRAINING: "drain",
+    DeviceState.QUARANTINED: "quarantine",
+    DeviceState.REMOVED: "remove",
+}
 
 QUEUE_DEPTH = (
     select(func.count())
@@ -71,7 +79,9 @@ class DeviceTables(Transactions):
             rows, size, _device_of, list_name="devices", key=lambda row: (row.created_at.isoformat(), row.id)
         )
 
-    def set_device_state(self, device_id: str, state: DeviceState, *, note: str | None = None) -> Device:
+    def set_device_state(
+        self, device_id: str, state: DeviceState, *, note: str | None = None, by: Principal = SYSTEM
+    ) -> Device:
         """Write a device's state and why. A removed one stays removed, and what it held goes back to the queue.
 
         Ending a quarantine this way, or giving lost runtimes back by ACTIVE, begins the history of health checks anew: a person
@@ -103,6 +113,7 @@ class DeviceTables(Transactions):
             if state is DeviceState.REMOVED:
                 held = and_(measurement.c.device_id == device_id, measurement.c.state == WorkState.LEASED)
                 leases.hand_back(connection, measurement, held, counts=False)
+            audit.note(connection, by, f"device.{VERB[state]}", device_id, {"note": note} if note else {})
             return read_device(connection, device_id)
 
     def touch_device(

@@ -8,11 +8,13 @@ from typing import Any
 from sqlalchemy import Connection, and_, delete, exists, func, insert, or_, select, true, update
 
 from db import leases
+from db.audit import note
 from db.devices import read_device
 from db.mapping import AnyRow, as_json, plain
 from db.models import device, device_health, measurement
 from db.pages import coerce_page_size, make_page, read_page_token
 from db.transactions import Transactions
+from domain.access import Principal
 from domain.device import DeviceState, LostRuntime, QuarantineCause
 from domain.errors import NotFound
 from domain.health import (
@@ -91,6 +93,8 @@ class HealthTables(Transactions):
                 _regain(connection, owner, check.runtime, reason)
             _plan_recheck(connection, device_id, check.runtime)
             _forget_old(connection, device_id, check.runtime)
+            told = {"runtime": check.runtime, "verdict": found.verdict.value}
+            note(connection, Principal(owner.name, frozenset(), device_id=device_id), "device.health", device_id, told)
             state = read_device(connection, device_id).state
         return HealthAnswer(verdict=found.verdict, state=state, reason=reason, repeat_after_s=repeat_after_s)
 

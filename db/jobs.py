@@ -12,6 +12,7 @@ from sqlalchemy import Connection, func, insert, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from db import leases
+from db.audit import note
 from db.events import EventTables, append_event, lock_job
 from db.ids import new_id
 from db.mapping import (
@@ -28,7 +29,8 @@ from db.mapping import (
 )
 from db.models import build, idempotency_key, job, measurement, trial
 from db.pages import coerce_page_size, make_page, moment_in_token, read_page_token
-from domain.errors import FieldProblem, Invalid, NotFound
+from domain.access import SYSTEM, Principal
+from domain.errors import Conflict, FieldProblem, Invalid, NotFound
 from domain.job import EndedBy, Job, JobSpec, JobState, JobVerb, Stage, state_after
 from domain.ports import JobSnapshot, Page
 from domain.trial import Trial, TrialState
@@ -39,22 +41,26 @@ RUNNING_TRIAL = [TrialState.BUILDING, TrialState.MEASURING]
 class JobTables(EventTables):
     """Jobs as users see them."""
 
-    def create_job(self, spec: JobSpec, *, idempotency_key: str | None = None, principal: str = "") -> tuple[Job, bool]:
+    def create_job(
+        self, spec: JobSpec, *, idempotency_key: str | None = None, by: Principal = SYSTEM
+    ) -> tuple[Job, bool]:
         """Insert a job; returns (job, is_new). Same key and body: the first job.
 
         Raises:
             Invalid: ``idempotency_mismatch`` where the key was used with another body.
+            Conflict: ``idempotency_in_progress`` where a request with the key is still under way.
         """
         job_id = new_id("job")
         with self._transaction() as connection:
             if idempotency_key is not None:
-                first_id = _take_key(connection, principal, idempotency_key, spec, job_id)
+                first_id = _take_key(connection, by.name, idempotency_key, spec, job_id)
                 if first_id != job_id:
                     return _job(connection, first_id), False
-            values = {"id": job_id, "name": spec.name, "created_by": principal, "spec": spec}
+            values = {"id": job_id, "name": spec.name, "created_by": by.name, "spec": spec}
             values |= {"labels": spec.labels, "priority": spec.priority}
             connection.execute(insert(job).values(**values, state=JobState.QUEUED, stage=Stage.QUEUED))
             append_event(connection, job_id, "job.state", {"state": JobState.QUEUED.value})
+            note(connection, by, "job.create", job_id, {"name": spec.name})
             return _job(connection, job_id), True
 
     def job(self, job_id: str) -> Job:
@@ -141,7 +147,7 @@ class JobTables(EventTables):
         self._saw(job_id, row.event_seq)
         return snapshot
 
-    def apply_verb(self, job_id: str, verb: JobVerb) -> Job:
+    def apply_verb(self, job_id: str, verb: JobVerb, *, by: Principal = SYSTEM) -> Job:
         """Move a job by ``domain.job.state_after``; cancel also cancels its trials and work.
 
         Raises:
@@ -158,6 +164,7 @@ class JobTables(EventTables):
                 close_job(connection, job_id, after, ended_by=EndedBy.USER, reason=None)
             else:
                 move_job(connection, job_id, after)
+            note(connection, by, f"job.{verb.value}", job_id)
             return _job(connection, job_id)
 
 
@@ -208,7 +215,13 @@ def _take_key(connection: Connection, principal: str, key: str, spec: JobSpec, j
     body = json.dumps(spec.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
     sha256 = hashlib.sha256(body.encode()).hexdigest()
     values = {"principal": principal, "key": key, "body_sha256": sha256, "job_id": job_id}
-    # Waits for a request with the same key that is under way, and then finds its row.
+    lock = func.pg_try_advisory_xact_lock(func.hashtextextended(f"{principal}\x1f{key}", 0))
+    if not connection.execute(select(lock)).scalar_one():
+        raise Conflict(
+            "A request with this Idempotency-Key is still under way; send it again in a second to have its answer.",
+            code="idempotency_in_progress",
+            metadata={"retry_after_s": 1},
+        )
     take = upsert(idempotency_key).values(values).on_conflict_do_nothing().returning(idempotency_key.c.job_id)
     if connection.execute(take).one_or_none() is not None:
         return job_id

@@ -12,8 +12,10 @@ from sqlalchemy import (
     Connection,
     FromClause,
     Table,
+    Text,
     and_,
     any_,
+    cast,
     exists,
     func,
     insert,
@@ -25,9 +27,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from db import leases
+from db.audit import note
 from db.mapping import MEASUREMENT_COLUMNS, MEASUREMENT_OUTCOME, AnyRow, measurement_of, split_samples
 from db.models import device, measurement, measurement_sample, stale_outcome
 from db.transactions import Transactions
+from domain.access import Principal
 from domain.device import DeviceState
 from domain.errors import Invalid, NotFound
 from domain.measurement import Measurement, MeasurementOutcome, MeasurementRequest, Samples
@@ -204,6 +208,8 @@ class MeasurementTables(Transactions):
                 state = leases.settle(connection, measurement, row, bare, sha256, _blamed(row, outcome))
                 if state is WorkState.DONE and sample_rows:
                     connection.execute(insert(measurement_sample), sample_rows)
+                told = {"attempt": attempt, "status": outcome.status}
+                note(connection, _device(device_id), "measurement.outcome", measurement_id, told)
         if is_stale:
             raise leases.stale("measurement", measurement_id, attempt)
 
@@ -213,6 +219,18 @@ class MeasurementTables(Transactions):
         with self._transaction() as connection:
             if not leases.hand_back(connection, measurement, held, counts=False):
                 raise leases.stale("measurement", measurement_id, attempt)
+            note(connection, _device(device_id), "measurement.release", measurement_id, {"attempt": attempt})
+
+    def may_fetch(self, device_id: str, digest: str) -> bool:
+        """Whether a device holds a measurement that names the file: its request, as text, holds the digest."""
+        named = cast(measurement.c.request, Text).contains(digest, autoescape=True)
+        held = exists().where(measurement.c.device_id == device_id, measurement.c.state == WorkState.LEASED, named)
+        with self._transaction() as connection:
+            return bool(connection.execute(select(held)).scalar_one())
+
+
+def _device(device_id: str) -> Principal:
+    return Principal(device_id, frozenset(), device_id=device_id)
 
 
 def settle_silent(

@@ -273,10 +273,41 @@ join_token = Table(
 api_token = Table(
     "api_token",
     metadata,
-    Column("name", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
     Column("token_sha256", Text, nullable=False, unique=True),
     Column("scopes", ARRAY(Text), nullable=False),
     _created_at(),
+    Column("created_by", Text, nullable=False, server_default=""),
+    Column("expires_at", MOMENT, comment="Null: never."),
+    Column("revoked_at", MOMENT),
+    Column("last_used_at", MOMENT, comment="To the minute."),
+    Index("uq_api_token_name", "name", unique=True, postgresql_where=text("revoked_at IS NULL")),
+)
+
+web_session = Table(
+    "web_session",
+    metadata,
+    Column("session_sha256", Text, primary_key=True),
+    Column("token_id", Text, ForeignKey("api_token.id", ondelete="CASCADE"), nullable=False),
+    Column("expires_at", MOMENT, nullable=False),
+    _created_at(),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("at", MOMENT, nullable=False, server_default=func.clock_timestamp()),
+    Column("actor", Text, nullable=False),
+    Column("actor_id", Text),
+    Column("address", Text, nullable=False, server_default=""),
+    Column("action", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("detail", JSON, nullable=False, server_default="{}"),
+    Index("ix_audit_subject_id", "subject", "id"),
+    Index("ix_audit_actor_id", "actor", "id"),
+    Index("ix_audit_at", "at"),
 )
 
 artifact = Table(

@@ -7,17 +7,20 @@ from datetime import datetime
 from sqlalchemy import func, select
 
 from db import engine as schema
+from db.audit import AuditTables, note
 from db.builds import BuildTables
 from db.devices import DeviceTables
 from db.files import record_files
 from db.health import HealthTables
 from db.jobs import JobTables
+from db.joining import JoiningTables
 from db.measurements import MeasurementTables
 from db.models import artifact
 from db.queue import QueueTables
 from db.reaping import ReaperTables
 from db.search import SearchTables
 from db.tokens import TokenTables
+from domain.access import Principal
 from domain.artifact import ArtifactRef
 from domain.errors import NotFound
 
@@ -31,7 +34,9 @@ class SqlJobStore(
     ReaperTables,
     DeviceTables,
     HealthTables,
+    JoiningTables,
     TokenTables,
+    AuditTables,
 ):
     """``domain.ports.JobStore`` on PostgreSQL. Safe to share between threads; make one in each process, after forking.
 
@@ -44,10 +49,18 @@ class SqlJobStore(
             moment: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
             return moment
 
-    def record_artifact(self, ref: ArtifactRef) -> None:
-        """Note that a file is stored. The same bytes under another kind: the last word counts, so that a slip can be mended."""
+    def record_artifact(self, ref: ArtifactRef, *, by: Principal | None = None) -> None:
+        """Note that a file is stored. The same bytes under another kind: the last word counts, so that a slip can be mended.
+
+        Args:
+            ref: The file.
+            by: Who uploaded it; None: it was built here, which is no one's act.
+        """
         with self._transaction() as connection:
             record_files(connection, [ref])
+            if by is not None:
+                detail = {"kind": ref.kind.value, "size_bytes": ref.size_bytes}
+                note(connection, by, "artifact.upload", ref.digest, detail)
 
     def artifact(self, digest: str) -> ArtifactRef:
         """Return what is known of a stored file. Raises NotFound."""

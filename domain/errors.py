@@ -6,6 +6,7 @@
     ├── Conflict       the thing exists, but its state forbids the verb (``wrong_state``, ``stale_attempt``, ...)
     ├── Unauthorized   no token, or one nobody knows
     ├── Forbidden      a known token without the scope
+    ├── RateLimited    too much too fast; ``metadata.retry_after_s`` says when to come back
     └── Unavailable    something this needs is away; try again
 
 A failed measurement or build is *not* an error: it is a value, ``domain.outcome.Failed``.
@@ -74,6 +75,10 @@ class Unauthorized(PruneloopError):
 
 class Forbidden(PruneloopError):
     default_code = "forbidden"
+
+
+class RateLimited(PruneloopError):
+    default_code = "rate_limited"
 
 
 class Unavailable(PruneloopError):

@@ -19,6 +19,7 @@ from typing import Generic, Protocol, TypeVar
 
 from pydantic import JsonValue
 
+from domain.access import SYSTEM, ApiToken, AuditEntry, Principal, Scope
 from domain.artifact import ArtifactKind, ArtifactRef
 from domain.build import Build, BuildOutcome, BuildRequest
 from domain.candidate import Candidate
@@ -91,15 +92,6 @@ class Event:
     type: str
     data: dict[str, JsonValue]
     at: datetime
-
-
-@dataclass(frozen=True)
-class Principal:
-    """Who a bearer token stands for. ``device_id`` is set for a device's token only."""
-
-    name: str
-    scopes: frozenset[str]
-    device_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -220,8 +212,14 @@ class JobStore(Clock, Protocol):
     """The tables. Every method is one transaction; leases go by the database's clock; writes of a lost lease raise StaleAttempt."""
 
     # --- jobs -------------------------------------------------------------------------------------------------------
-    def create_job(self, spec: JobSpec, *, idempotency_key: str | None = None, principal: str = "") -> tuple[Job, bool]:
-        """Insert a job; returns (job, is_new). Same key and body: the first job. Other body: Invalid ``idempotency_mismatch``."""
+    def create_job(
+        self, spec: JobSpec, *, idempotency_key: str | None = None, by: Principal = SYSTEM
+    ) -> tuple[Job, bool]:
+        """Insert a job; returns (job, is_new).
+
+        Same key and body: the first job. Other body: Invalid ``idempotency_mismatch``. The first still under way: Conflict
+        ``idempotency_in_progress``.
+        """
         ...
 
     def job(self, job_id: str) -> Job: ...
@@ -247,7 +245,7 @@ class JobStore(Clock, Protocol):
         """Return how long builds and measurements took lately."""
         ...
 
-    def apply_verb(self, job_id: str, verb: JobVerb) -> Job:
+    def apply_verb(self, job_id: str, verb: JobVerb, *, by: Principal = SYSTEM) -> Job:
         """Move a job by ``domain.job.state_after``; cancel also cancels its work. Raises WrongState, NotFound."""
         ...
 
@@ -349,10 +347,10 @@ class JobStore(Clock, Protocol):
 
     # --- devices and tokens -----------------------------------------------------------------------------------------
     def create_join_token(
-        self, token: str, *, expires_in: timedelta, uses: int, labels: Mapping[str, str]
+        self, token: str, *, expires_in: timedelta, uses: int, labels: Mapping[str, str], by: Principal = SYSTEM
     ) -> datetime: ...
 
-    def register_device(self, join_token: str, registration: Registration) -> Device:
+    def register_device(self, join_token: str, registration: Registration, *, address: str = "") -> Device:
         """Use up one use of the token and insert the device, in one transaction. Raises Unauthorized ``bad_join_token``."""
         ...
 
@@ -360,7 +358,9 @@ class JobStore(Clock, Protocol):
 
     def devices(self, *, page_size: int = 100, page_token: str = "") -> Page[Device]: ...
 
-    def set_device_state(self, device_id: str, state: DeviceState, *, note: str | None = None) -> Device: ...
+    def set_device_state(
+        self, device_id: str, state: DeviceState, *, note: str | None = None, by: Principal = SYSTEM
+    ) -> Device: ...
 
     def touch_device(
         self,
@@ -398,14 +398,52 @@ class JobStore(Clock, Protocol):
         """Return whom a bearer token stands for; None if nobody, expired or revoked."""
         ...
 
-    def set_token(self, name: str, token: str, scopes: frozenset[str]) -> None:
-        """Create or replace a named token; only its hash is kept."""
+    def set_token(self, name: str, token: str, scopes: frozenset[str]) -> bool:
+        """Create or replace a named token that never expires; False where just this one was revoked, which stays so."""
+        ...
+
+    def create_token(
+        self, token: str, *, name: str, scopes: Sequence[Scope], expires_in: timedelta | None, by: Principal = SYSTEM
+    ) -> ApiToken:
+        """Insert a token, of which only the hash is kept. Raises Conflict ``name_taken``."""
+        ...
+
+    def tokens(self, *, page_size: int = 50, page_token: str = "") -> Page[ApiToken]:
+        """Return a page of the named tokens, revoked and expired ones too, newest first."""
+        ...
+
+    def revoke_token(self, token_id: str, *, by: Principal = SYSTEM) -> None:
+        """Let a token and its sessions stand for nobody from now on. Raises NotFound, Conflict ``last_admin``."""
+        ...
+
+    def open_session(self, token: str, session: str, *, lasts: timedelta, address: str = "") -> datetime | None:
+        """Let a session stand for whom a named token stands for; returns when it ends, None where the token is nobody's."""
+        ...
+
+    def session_principal(self, session: str) -> Principal | None:
+        """Return whom a session stands for; None if nobody, or where it or its token is over."""
+        ...
+
+    def close_session(self, session: str, *, by: Principal = SYSTEM) -> None: ...
+
+    def audit(
+        self, *, actor: str | None = None, subject: str | None = None, page_size: int = 50, page_token: str = ""
+    ) -> Page[AuditEntry]:
+        """Return a page of the audit log, the latest first."""
+        ...
+
+    def forget_old(self, *, audit_days: int) -> int:
+        """Delete sessions that are over and audit entries older than some days (0: none)."""
         ...
 
     # --- artifacts --------------------------------------------------------------------------------------------------
-    def record_artifact(self, ref: ArtifactRef) -> None: ...
+    def record_artifact(self, ref: ArtifactRef, *, by: Principal | None = None) -> None: ...
 
     def artifact(self, digest: str) -> ArtifactRef: ...
+
+    def may_fetch(self, device_id: str, digest: str) -> bool:
+        """Whether a device holds a measurement that names the file."""
+        ...
 
     # --- health -----------------------------------------------------------------------------------------------------
     def schema_is_current(self) -> bool: ...

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
+from domain.access import SYSTEM, Principal
 from domain.artifact import Digest
 from domain.errors import FieldProblem, Invalid, NotFound
 from domain.formats import FORMATS, READ_BY, why_not
@@ -73,16 +74,19 @@ class JobService:
         self._capabilities = capabilities
         self._trace = trace
 
-    def create_job(self, spec: JobSpec, *, idempotency_key: str | None = None, principal: str = "") -> tuple[Job, bool]:
+    def create_job(
+        self, spec: JobSpec, *, idempotency_key: str | None = None, by: Principal = SYSTEM
+    ) -> tuple[Job, bool]:
         """Check and insert a job, then wake a search worker; returns (job, is_new).
 
         Raises:
             Invalid: ``level_not_available``, ``precision_not_available``, ``runtime_not_available``,
                 ``batch_not_available``, ``export_not_available``, ``metric_not_available``, ``unknown_model``, ``unknown_dataset``,
                 ``unknown_artifact``, or ``idempotency_mismatch``. Every failing field is named; the code is the first's.
+            Conflict: ``idempotency_in_progress``.
         """
         self._check(spec)
-        job, is_new = self._store.create_job(spec, idempotency_key=idempotency_key, principal=principal)
+        job, is_new = self._store.create_job(spec, idempotency_key=idempotency_key, by=by)
         if is_new:
             self._launcher.wake_search()
         return job, is_new
@@ -92,9 +96,9 @@ class JobService:
         self._check(spec)
         return make_plan(spec, self._store, self._trace)
 
-    def apply_verb(self, job_id: str, verb: JobVerb) -> Job:
+    def apply_verb(self, job_id: str, verb: JobVerb, *, by: Principal = SYSTEM) -> Job:
         """Pause, resume, stop or cancel a job, and wake whoever has to act on it. Raises WrongState, NotFound."""
-        job = self._store.apply_verb(job_id, verb)
+        job = self._store.apply_verb(job_id, verb, by=by)
         if verb in {JobVerb.RESUME, JobVerb.STOP}:
             self._launcher.wake_search()
         return job

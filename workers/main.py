@@ -104,7 +104,7 @@ def _run_reaper() -> int:
     stop = threading.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stop.set())
-    Reaper(server.store, server.launcher, settings.interval_s).run(stop)
+    Reaper(server.store, server.launcher, settings.interval_s, settings.audit_days).run(stop)
     server.close()
     return 0
 

@@ -17,6 +17,7 @@ from workers.dispatch import CeleryLauncher
 log = logging.getLogger(__name__)
 
 USERS_EVERY_S = 5.0
+FORGET_EVERY_S = 60.0
 
 
 class Backoff:
@@ -53,17 +54,21 @@ class Reaper:
     store: JobStore
     launcher: CeleryLauncher
     interval_s: float = 1.0
+    audit_days: int = 0
     # A check takes its seconds, and one that cannot be told stays due: the device is not to measure nothing else meanwhile.
     rechecks: Backoff = field(default_factory=lambda: Backoff(LEASE_S, RECHECK_S))
 
     def run(self, stop: threading.Event) -> None:
-        users_at = 0.0
+        users_at = forgot_at = 0.0
         while not stop.is_set():
             try:
                 if time.monotonic() - users_at >= USERS_EVERY_S:
                     self.launcher.readmit_devices(self.store.broker_users())
                     users_at = time.monotonic()
                 self.sweep()
+                if time.monotonic() - forgot_at >= FORGET_EVERY_S:
+                    self.store.forget_old(audit_days=self.audit_days)
+                    forgot_at = time.monotonic()
             except PruneloopError as error:
                 log.warning("reaper: %s", error)
             stop.wait(self.interval_s)

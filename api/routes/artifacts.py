@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.responses import FileResponse
 
-from api.auth import ADMIN, AnyPrincipal, require_admin
+from api.auth import AnyPrincipal, SubmitPrincipal, require_submit
 from api.checks.kinds import check_file
 from api.deps import Deps
 from api.receive import Received
@@ -41,13 +41,13 @@ router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"])
     operation_id="uploadArtifact",
     summary="Upload a file: raw body and `kind`, or multipart",
     status_code=201,
-    dependencies=[Depends(require_admin)],
+    dependencies=[Depends(require_submit)],
     openapi_extra=UPLOAD_BODY,
 )
-def upload_artifact(deps: Deps, received: Received, response: Response) -> ArtifactRef:
+def upload_artifact(deps: Deps, principal: SubmitPrincipal, received: Received, response: Response) -> ArtifactRef:
     check_file(received.path, received.kind)
     ref = deps.artifacts.put_file(received.path, received.kind)
-    deps.store.record_artifact(ref)
+    deps.store.record_artifact(ref, by=principal)
     response.headers["Location"] = f"/v1/artifacts/{ref.digest}"
     return ref
 
@@ -56,7 +56,7 @@ def upload_artifact(deps: Deps, received: Received, response: Response) -> Artif
     "/{digest}",
     operation_id="getArtifact",
     summary="The file's bytes",
-    description="Devices may fetch what they measure and its check, not weights, data or manifests.",
+    description="A device may fetch what the measurement it holds names, never weights, data or manifests.",
     response_class=FileResponse,
     responses={200: {"content": {"application/octet-stream": {}}}, 304: {"description": "You have it already."}},
 )
@@ -65,8 +65,10 @@ def get_artifact(
 ) -> Response:
     kind = deps.store.artifact(digest).kind
     path = deps.artifacts.local_path(digest)
-    if ADMIN not in principal.scopes and kind in PRIVATE_KINDS:
-        raise Forbidden("A device may fetch what it measures only.", code="not_for_devices")
+    if principal.device_id is not None and (
+        kind in PRIVATE_KINDS or not deps.store.may_fetch(principal.device_id, digest)
+    ):
+        raise Forbidden("A device may fetch what it measures only, while it does.", code="not_for_devices")
     # The name is the hash of the bytes: what a caller has under it can never be out of date.
     headers = {"ETag": f'"{digest}"', "Cache-Control": "private, max-age=31536000, immutable"}
     if f'"{digest}"' in request.headers.get("if-none-match", ""):

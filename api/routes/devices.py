@@ -6,12 +6,12 @@ import logging
 import secrets
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request, Response
 
-from api.auth import JoinToken, OwnDeviceId, require_admin, require_admin_or_own_device
+from api.auth import AdminPrincipal, JoinToken, OwnDeviceId, address_of, require_read, require_reader_or_own_device
 from api.body import body_of, request_body
 from api.deps import Deps, Paging
-from api.http import DevicePathId
+from api.http import NOT_MODIFIED, DevicePathId, listing, with_etag
 from api.schemas.devices import DeviceNote
 from api.schemas.lists import Listing
 from domain.device import Device, DeviceState
@@ -37,7 +37,7 @@ Note = Annotated[DeviceNote, Depends(body_of(DeviceNote, is_optional=True))]
     status_code=201,
     openapi_extra=request_body(JoinRequest),
 )
-def join_device(deps: Deps, join_token: JoinToken, joining: Joining) -> JoinAnswer:
+def join_device(deps: Deps, request: Request, join_token: JoinToken, joining: Joining) -> JoinAnswer:
     # Asked first: a broker that is away must not cost the token its use.
     if deps.broker_is_reachable is not None and not deps.broker_is_reachable():
         raise Unavailable("The broker is away, so no device can be woken; try again when /readyz says ready.")
@@ -48,7 +48,7 @@ def join_device(deps: Deps, join_token: JoinToken, joining: Joining) -> JoinAnsw
         device_token=f"pld_{secrets.token_urlsafe(32)}",
         broker_secret=secrets.token_urlsafe(32),
     )
-    device = deps.store.register_device(join_token, registration)
+    device = deps.store.register_device(join_token, registration, address=address_of(request))
     try:
         broker = deps.launcher.admit_device(device.id, registration.broker_secret)
     except Unavailable:
@@ -58,20 +58,28 @@ def join_device(deps: Deps, join_token: JoinToken, joining: Joining) -> JoinAnsw
     return JoinAnswer(device_id=device.id, name=device.name, device_token=registration.device_token, broker=broker)
 
 
-@router.get("", operation_id="listDevices", summary="Devices", dependencies=[Depends(require_admin)])
-def list_devices(deps: Deps, paging: Paging) -> Listing[Device]:
-    page = deps.store.devices(page_size=paging.size, page_token=paging.token)
-    return Listing[Device](items=list(page.items), next_page_token=page.next_page_token)
+@router.get(
+    "",
+    operation_id="listDevices",
+    summary="Devices",
+    dependencies=[Depends(require_read)],
+    response_model=Listing[Device],
+    responses=NOT_MODIFIED,
+)
+def list_devices(deps: Deps, request: Request, paging: Paging) -> Response:
+    return listing(request, deps.store.devices(page_size=paging.size, page_token=paging.token), Device)
 
 
 @router.get(
     "/{device_id}",
     operation_id="getDevice",
     summary="State, health, conditions, queue depth",
-    dependencies=[Depends(require_admin_or_own_device)],
+    dependencies=[Depends(require_reader_or_own_device)],
+    response_model=Device,
+    responses=NOT_MODIFIED,
 )
-def get_device(deps: Deps, device_id: DevicePathId) -> Device:
-    return deps.store.device(device_id)
+def get_device(deps: Deps, request: Request, device_id: DevicePathId) -> Response:
+    return with_etag(request, deps.store.device(device_id))
 
 
 @router.post(
@@ -95,7 +103,7 @@ def report_health(deps: Deps, own_id: OwnDeviceId, device_id: DevicePathId, body
     "/{device_id}/health",
     operation_id="listHealth",
     summary="A device's health checks, the latest first",
-    dependencies=[Depends(require_admin_or_own_device)],
+    dependencies=[Depends(require_reader_or_own_device)],
 )
 def list_health(deps: Deps, device_id: DevicePathId, paging: Paging) -> Listing[HealthRecord]:
     page = deps.store.health(device_id, page_size=paging.size, page_token=paging.token)
@@ -106,22 +114,20 @@ def list_health(deps: Deps, device_id: DevicePathId, paging: Paging) -> Listing[
     "/{device_id}/pause",
     operation_id="pauseDevice",
     summary="Take no new measurements; the running one goes on",
-    dependencies=[Depends(require_admin)],
     openapi_extra=request_body(DeviceNote, is_optional=True),
 )
-def pause_device(deps: Deps, device_id: DevicePathId, body: Note) -> Device:
-    return deps.store.set_device_state(device_id, DeviceState.PAUSED, note=body.note)
+def pause_device(deps: Deps, principal: AdminPrincipal, device_id: DevicePathId, body: Note) -> Device:
+    return deps.store.set_device_state(device_id, DeviceState.PAUSED, note=body.note, by=principal)
 
 
 @router.post(
     "/{device_id}/resume",
     operation_id="resumeDevice",
     summary="Take measurements again; also clears a quarantine and lost runtimes",
-    dependencies=[Depends(require_admin)],
     openapi_extra=request_body(DeviceNote, is_optional=True),
 )
-def resume_device(deps: Deps, device_id: DevicePathId, body: Note) -> Device:
-    device = deps.store.set_device_state(device_id, DeviceState.ACTIVE, note=body.note)
+def resume_device(deps: Deps, principal: AdminPrincipal, device_id: DevicePathId, body: Note) -> Device:
+    device = deps.store.set_device_state(device_id, DeviceState.ACTIVE, note=body.note, by=principal)
     deps.launcher.wake_device(device_id)
     return device
 
@@ -130,11 +136,10 @@ def resume_device(deps: Deps, device_id: DevicePathId, body: Note) -> Device:
     "/{device_id}/drain",
     operation_id="drainDevice",
     summary="Finish the running measurement, then leave",
-    dependencies=[Depends(require_admin)],
     openapi_extra=request_body(DeviceNote, is_optional=True),
 )
-def drain_device(deps: Deps, device_id: DevicePathId, body: Note) -> Device:
-    return deps.store.set_device_state(device_id, DeviceState.DRAINING, note=body.note)
+def drain_device(deps: Deps, principal: AdminPrincipal, device_id: DevicePathId, body: Note) -> Device:
+    return deps.store.set_device_state(device_id, DeviceState.DRAINING, note=body.note, by=principal)
 
 
 @router.delete(
@@ -142,8 +147,7 @@ def drain_device(deps: Deps, device_id: DevicePathId, body: Note) -> Device:
     operation_id="removeDevice",
     summary="Take the device's tokens away; its measurements stay",
     status_code=204,
-    dependencies=[Depends(require_admin)],
 )
-def remove_device(deps: Deps, device_id: DevicePathId) -> None:
-    deps.store.set_device_state(device_id, DeviceState.REMOVED)
+def remove_device(deps: Deps, principal: AdminPrincipal, device_id: DevicePathId) -> None:
+    deps.store.set_device_state(device_id, DeviceState.REMOVED, by=principal)
     deps.launcher.dismiss_device(device_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from fastapi.responses import HTMLResponse, PlainTextResponse
 
-from api.auth import AdminPrincipal
+from api.auth import ReadPrincipal
 from api.deps import ApiDependencies, Deps
 from api.metrics import render_metrics
 from api.schemas.health import Health, Readiness
@@ -56,9 +56,9 @@ def readiness(deps: Deps) -> Readiness:
     operation_id="metrics",
     summary="Product truth for Prometheus",
     response_class=PlainTextResponse,
-    description="Wants an admin token: give Prometheus one by `authorization.credentials_file`.",
+    description="Wants a token with the scope read: give Prometheus one by `authorization.credentials_file`.",
 )
-def metrics(deps: Deps, _: AdminPrincipal) -> PlainTextResponse:
+def metrics(deps: Deps, _: ReadPrincipal) -> PlainTextResponse:
     return PlainTextResponse(render_metrics(deps.store), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

@@ -10,22 +10,23 @@ from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import AwareDatetime, StringConstraints
 
-from api.auth import AdminPrincipal, require_admin
+from api.auth import SubmitPrincipal, require_read
 from api.body import body_of, request_body, validated
 from api.deps import Deps, Paging, slice_of
 from api.events import EventStreams
-from api.http import IdempotencyKey, JobId, with_etag
+from api.http import NOT_MODIFIED, IdempotencyKey, JobId, listing, with_etag
 from api.progress import UNKNOWN_DEVICE, view_of
 from api.schemas.jobs import JobArtifact, JobChanges, JobView
 from api.schemas.lists import Listing
+from domain.access import Principal
 from domain.errors import FieldProblem, Invalid, NotFound
 from domain.front import Front
 from domain.job import LABEL_KEY, MAX_LABELS, Job, JobSpec, JobState, JobVerb
 from domain.plan import JobPlan
-from domain.ports import JobSnapshot, Principal
+from domain.ports import JobSnapshot
 from domain.trial import Trial
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(require_admin)])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(require_read)])
 
 LabelFilter = Annotated[
     str, StringConstraints(pattern=LABEL_KEY.removesuffix("$") + r"(=[^\x00-\x1f]{0,255})?$", max_length=320)
@@ -46,7 +47,7 @@ SubmittedJob = Annotated[JobSpec, Depends(body_of(JobSpec, allow_yaml=True))]
 )
 def create_job(
     deps: Deps,
-    principal: AdminPrincipal,
+    principal: SubmitPrincipal,
     spec: SubmittedJob,
     response: Response,
     idempotency_key: IdempotencyKey = None,
@@ -59,9 +60,16 @@ def create_job(
     return _submit(deps, principal, spec, response, idempotency_key)
 
 
-@router.get("", operation_id="listJobs", summary="Jobs, newest first")
+@router.get(
+    "",
+    operation_id="listJobs",
+    summary="Jobs, newest first",
+    response_model=Listing[Job],
+    responses=NOT_MODIFIED,
+)
 def list_jobs(
     deps: Deps,
+    request: Request,
     paging: Paging,
     state: Annotated[
         list[JobState] | None, Query(max_length=8, description="Only these states; may be given again.")
@@ -72,7 +80,7 @@ def list_jobs(
     ] = None,
     created_from: Annotated[AwareDatetime | None, Query(description="Submitted then or later.")] = None,
     created_before: Annotated[AwareDatetime | None, Query(description="Submitted before.")] = None,
-) -> Listing[Job]:
+) -> Response:
     page = deps.store.jobs(
         states=tuple(state or ()),
         labels=_labels_of(label or []),
@@ -81,7 +89,7 @@ def list_jobs(
         page_size=paging.size,
         page_token=paging.token,
     )
-    return Listing[Job](items=list(page.items), next_page_token=page.next_page_token)
+    return listing(request, page, Job)
 
 
 @router.get(
@@ -89,7 +97,7 @@ def list_jobs(
     operation_id="getJob",
     summary="A job and how far it is",
     response_model=JobView,
-    responses={304: {"description": "You have it already (`If-None-Match`)."}},
+    responses=NOT_MODIFIED,
 )
 def get_job(deps: Deps, request: Request, job_id: JobId) -> Response:
     return with_etag(request, _view(deps, deps.store.snapshot(job_id)))
@@ -105,7 +113,7 @@ def get_job(deps: Deps, request: Request, job_id: JobId) -> Response:
 )
 def clone_job(
     deps: Deps,
-    principal: AdminPrincipal,
+    principal: SubmitPrincipal,
     job_id: JobId,
     changes: ClonedWith,
     response: Response,
@@ -117,30 +125,35 @@ def clone_job(
 
 
 @router.post("/{job_id}/pause", operation_id="pauseJob", summary="Ask no new trials; running ones go on")
-def pause_job(deps: Deps, job_id: JobId) -> Job:
-    return deps.service.apply_verb(job_id, JobVerb.PAUSE)
+def pause_job(deps: Deps, principal: SubmitPrincipal, job_id: JobId) -> Job:
+    return deps.service.apply_verb(job_id, JobVerb.PAUSE, by=principal)
 
 
 @router.post("/{job_id}/resume", operation_id="resumeJob", summary="Go on after a pause")
-def resume_job(deps: Deps, job_id: JobId) -> Job:
-    return deps.service.apply_verb(job_id, JobVerb.RESUME)
+def resume_job(deps: Deps, principal: SubmitPrincipal, job_id: JobId) -> Job:
+    return deps.service.apply_verb(job_id, JobVerb.RESUME, by=principal)
 
 
 @router.post("/{job_id}/stop", operation_id="stopJob", summary="Finish what runs, keep the front, end")
-def stop_job(deps: Deps, job_id: JobId) -> Job:
-    return deps.service.apply_verb(job_id, JobVerb.STOP)
+def stop_job(deps: Deps, principal: SubmitPrincipal, job_id: JobId) -> Job:
+    return deps.service.apply_verb(job_id, JobVerb.STOP, by=principal)
 
 
 @router.post("/{job_id}/cancel", operation_id="cancelJob", summary="Kill what runs and end now")
-def cancel_job(deps: Deps, job_id: JobId) -> Job:
-    return deps.service.apply_verb(job_id, JobVerb.CANCEL)
+def cancel_job(deps: Deps, principal: SubmitPrincipal, job_id: JobId) -> Job:
+    return deps.service.apply_verb(job_id, JobVerb.CANCEL, by=principal)
 
 
-@router.get("/{job_id}/trials", operation_id="listTrials", summary="Trials of a job, by number")
-def list_trials(deps: Deps, job_id: JobId, paging: Paging) -> Listing[Trial]:
+@router.get(
+    "/{job_id}/trials",
+    operation_id="listTrials",
+    summary="Trials of a job, by number",
+    response_model=Listing[Trial],
+    responses=NOT_MODIFIED,
+)
+def list_trials(deps: Deps, request: Request, job_id: JobId, paging: Paging) -> Response:
     deps.store.job(job_id)
-    page = deps.store.trials(job_id, page_size=paging.size, page_token=paging.token)
-    return Listing[Trial](items=list(page.items), next_page_token=page.next_page_token)
+    return listing(request, deps.store.trials(job_id, page_size=paging.size, page_token=paging.token), Trial)
 
 
 @router.get(
@@ -148,7 +161,7 @@ def list_trials(deps: Deps, job_id: JobId, paging: Paging) -> Listing[Trial]:
     operation_id="getFront",
     summary="The measured front of one target",
     response_model=Front,
-    responses={304: {"description": "You have it already (`If-None-Match`)."}},
+    responses=NOT_MODIFIED,
 )
 def get_front(
     deps: Deps,
@@ -194,7 +207,7 @@ async def stream_events(
 
 
 def _submit(deps: Deps, principal: Principal, spec: JobSpec, response: Response, key: str | None) -> Job:
-    job, is_new = deps.service.create_job(spec, idempotency_key=key, principal=principal.name)
+    job, is_new = deps.service.create_job(spec, idempotency_key=key, by=principal)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     if not is_new:
         response.headers["Idempotency-Replayed"] = "true"

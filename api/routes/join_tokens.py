@@ -12,7 +12,7 @@ from urllib.parse import quote, urlsplit
 from fastapi import APIRouter, Depends
 
 from api.agent_wheel import AgentWheel
-from api.auth import require_admin
+from api.auth import AdminPrincipal, require_admin
 from api.body import body_of, request_body
 from api.deps import Deps
 from domain.messages import JoinTokenAnswer, JoinTokenRequest
@@ -35,10 +35,14 @@ Wanted = Annotated[JoinTokenRequest, Depends(body_of(JoinTokenRequest, is_option
     status_code=201,
     openapi_extra=request_body(JoinTokenRequest, is_optional=True),
 )
-def create_join_token(deps: Deps, wanted: Wanted) -> JoinTokenAnswer:
+def create_join_token(deps: Deps, principal: AdminPrincipal, wanted: Wanted) -> JoinTokenAnswer:
     token = f"plj_{secrets.token_urlsafe(24)}"
     expires_at = deps.store.create_join_token(
-        token, expires_in=timedelta(seconds=wanted.expires_in_s), uses=wanted.uses, labels=wanted.labels
+        token,
+        expires_in=timedelta(seconds=wanted.expires_in_s),
+        uses=wanted.uses,
+        labels=wanted.labels,
+        by=principal,
     )
     command = join_command(deps.public_url, token, deps.agent_wheel())
     return JoinTokenAnswer(token=token, expires_at=expires_at, command=command, note=_reach(deps.public_url))

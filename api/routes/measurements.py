@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends
 
-from api.auth import DeviceId, OwnDeviceId, require_admin
+from api.auth import DeviceId, OwnDeviceId, require_read
 from api.body import body_of, request_body
 from api.deps import Deps
 from api.http import DevicePathId, MeasurementId
@@ -79,7 +79,7 @@ def heartbeat(deps: Deps, own_id: OwnDeviceId, device_id: DevicePathId, body: Be
     "/measurements/{measurement_id}",
     operation_id="getMeasurement",
     summary="A measurement with its raw samples",
-    dependencies=[Depends(require_admin)],
+    dependencies=[Depends(require_read)],
 )
 def get_measurement(deps: Deps, measurement_id: MeasurementId) -> Measurement:
     return deps.store.measurement(measurement_id)

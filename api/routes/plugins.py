@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends
 
-from api.auth import require_admin
+from api.auth import require_read
 from api.deps import Deps
 from api.schemas.lists import Listing
 from api.schemas.plugins import PluginView
 
-router = APIRouter(prefix="/v1/plugins", tags=["plugins"], dependencies=[Depends(require_admin)])
+router = APIRouter(prefix="/v1/plugins", tags=["plugins"], dependencies=[Depends(require_read)])
 
 
 @router.get("", operation_id="listPlugins", summary="Names that jobs may use by plug-in, and what does not import")

@@ -19,6 +19,7 @@ from sqlalchemy.engine import make_url
 
 from api.app import create_app
 from api.deps import ApiDependencies
+from api.limits import Buckets, Limits
 from client.api import PruneloopClient
 from db.artifacts import FileArtifactStore
 from db.engine import make_engine, upgrade
@@ -79,8 +80,14 @@ def make_app(store: SqlJobStore, launcher: FakeLauncher, folder: Path) -> FastAP
             service=JobService(store, artifacts, launcher, Capabilities()),
             max_upload_bytes=16 * 1024 * 1024,
             public_url="http://127.0.0.1",
+            limits=wide_limits(),
         )
     )
+
+
+def wide_limits() -> Limits:
+    """Return limits that a test's thousands of wrong tokens do not reach."""
+    return Limits(failing=Buckets(1e9, 1e9), joining=Buckets(1e9, 1e9))
 
 
 class serving:  # noqa: N801 - reads as a word in a with statement

@@ -9,12 +9,15 @@ import pytest
 from sqlalchemy import Engine, text
 
 from db.store import SqlJobStore
-from domain.errors import Invalid, NotFound, StaleAttempt, Unavailable, WrongState
+from domain.access import Principal
+from domain.errors import Conflict, Invalid, NotFound, StaleAttempt, Unavailable, WrongState
 from domain.job import EndedBy, JobState, JobVerb, Stage
 from domain.messages import HeartbeatAction
 from domain.trial import TrialState
 from domain.work import WorkState
 from tests.integration.db.samples import LEASE_S, Seeds, built, spec
+
+ANN, BOB = Principal("ann", frozenset()), Principal("bob", frozenset())
 
 
 def test_a_job_is_read_as_it_was_written(store: SqlJobStore) -> None:
@@ -48,15 +51,15 @@ def test_a_database_that_is_away_is_unavailable(tmp_path: object) -> None:
 
 # --- idempotency ----------------------------------------------------------------------------------------------------
 def test_the_same_key_and_body_give_the_first_job(store: SqlJobStore) -> None:
-    first, is_new = store.create_job(spec("a"), idempotency_key="k", principal="ann")
-    again, is_new_again = store.create_job(spec("a"), idempotency_key="k", principal="ann")
+    first, is_new = store.create_job(spec("a"), idempotency_key="k", by=ANN)
+    again, is_new_again = store.create_job(spec("a"), idempotency_key="k", by=ANN)
     assert (is_new, is_new_again, again.id) == (True, False, first.id)
     assert len(store.jobs().items) == 1
 
 
 def test_a_key_belongs_to_its_principal(store: SqlJobStore) -> None:
-    first, _ = store.create_job(spec("a"), idempotency_key="k", principal="ann")
-    other, is_new = store.create_job(spec("b"), idempotency_key="k", principal="bob")
+    first, _ = store.create_job(spec("a"), idempotency_key="k", by=ANN)
+    other, is_new = store.create_job(spec("b"), idempotency_key="k", by=BOB)
     assert is_new and other.id != first.id
 
 
@@ -69,10 +72,29 @@ def test_the_same_key_with_another_body_is_refused(store: SqlJobStore) -> None:
 
 
 def test_one_key_sent_by_many_at_once_makes_one_job(store: SqlJobStore) -> None:
+    def send(_: int) -> tuple[str, bool] | None:
+        try:
+            job, is_new = store.create_job(spec("a"), idempotency_key="k")
+        except Conflict as error:
+            assert error.code == "idempotency_in_progress"
+            return None
+        return job.id, is_new
+
     with ThreadPoolExecutor(6) as pool:
-        answers = list(pool.map(lambda _: store.create_job(spec("a"), idempotency_key="k"), range(12)))
-    assert len({job.id for job, _ in answers}) == 1
+        answers = [answer for answer in pool.map(send, range(12)) if answer is not None]
+    assert len({job_id for job_id, _ in answers}) == 1
     assert sum(is_new for _, is_new in answers) == 1
+
+
+def test_a_key_whose_request_is_under_way_is_a_conflict_for_now(store: SqlJobStore, engine: Engine) -> None:
+    taken = text("SELECT pg_advisory_xact_lock(hashtextextended('system' || chr(31) || 'k', 0))")
+    with engine.begin() as connection:
+        connection.execute(taken)
+        with pytest.raises(Conflict) as caught:
+            store.create_job(spec("a"), idempotency_key="k")
+        assert caught.value.metadata == {"retry_after_s": 1}
+        store.create_job(spec("a"), idempotency_key="other")
+    store.create_job(spec("a"), idempotency_key="k")
 
 
 # --- lists ----------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from api.app import build_routes, stand_on
 from api.deps import ApiDependencies
+from api.limits import Buckets, Limits
 from tests.unit.api.fakes import ADMIN_TOKEN, FakeArtifacts, FakeLauncher, FakeService, FakeStore, seeded_store
 from tests.unit.api.transport import AppTransport
 
@@ -64,6 +65,8 @@ def world(tmp_path: Path, routes: tuple[FastAPI, AppTransport]) -> World:
             max_upload_bytes=MAX_UPLOAD_BYTES,
             public_url="http://server.example:8420",
             broker_is_reachable=lambda: world.is_broker_there,
+            allowed_hosts=("server.example",),
+            limits=Limits(failing=Buckets(1000, 1000), joining=Buckets(1000, 1000)),
         ),
     )
     return world

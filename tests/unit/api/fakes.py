@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import cast
 
+from domain.access import SYSTEM, ApiToken, AuditEntry, Principal, Scope
 from domain.artifact import ArtifactKind, ArtifactRef, digest_of, digest_of_file
 from domain.device import Device, DeviceState, Inventory, RuntimeInfo
 from domain.errors import Invalid, NotFound, StaleAttempt, Unauthorized
@@ -17,7 +18,7 @@ from domain.job import Job, JobSpec, JobState, JobVerb, state_after
 from domain.measurement import Measurement, MeasurementOutcome
 from domain.messages import BrokerAddress, Claim, HeartbeatAction
 from domain.plan import JobPlan, Pace, QueuePlace
-from domain.ports import Event, JobSnapshot, JobStore, Page, Principal, Registration
+from domain.ports import Event, JobSnapshot, JobStore, Page, Registration
 from domain.trial import Trial
 from domain.work import WorkState
 from search.planning import make_plan, no_builder_here
@@ -26,6 +27,8 @@ ADMIN_TOKEN = "admin-secret"
 DEVICE_TOKEN = "device-secret"
 OTHER_DEVICE_TOKEN = "other-device-secret"
 NOBODY_TOKEN = "scopeless-secret"
+SUBMIT_TOKEN = "submit-secret"
+READ_TOKEN = "read-secret"
 NOW = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
 
 INVENTORY = Inventory(
@@ -70,6 +73,8 @@ class FakeStore:
     join_tokens: dict[str, int] = field(default_factory=dict)
     idempotent: dict[str, tuple[JobSpec, str]] = field(default_factory=dict)
     outcomes: list[tuple[str, str, int]] = field(default_factory=list)
+    tokens_by_id: dict[str, ApiToken] = field(default_factory=dict)
+    sessions: dict[str, Principal] = field(default_factory=dict)
     checks: list[HealthRecord] = field(default_factory=list)
     is_check_due: bool = False
     is_current: bool = True
@@ -87,7 +92,9 @@ class FakeStore:
         return self.principals.get(token)
 
     # jobs
-    def create_job(self, spec: JobSpec, *, idempotency_key: str | None = None, principal: str = "") -> tuple[Job, bool]:
+    def create_job(
+        self, spec: JobSpec, *, idempotency_key: str | None = None, by: Principal = SYSTEM
+    ) -> tuple[Job, bool]:
         if idempotency_key in self.idempotent:
             first, job_id = self.idempotent[idempotency_key]
             if first != spec:
@@ -133,7 +140,7 @@ class FakeStore:
     def find_build(self, key: str) -> None:
         return None
 
-    def apply_verb(self, job_id: str, verb: JobVerb) -> Job:
+    def apply_verb(self, job_id: str, verb: JobVerb, *, by: Principal = SYSTEM) -> Job:
         job = self.job(job_id)
         changed = job.model_copy(update={"state": state_after(verb, job.state, has_started=job.trials_asked > 0)})
         self.jobs_by_id[job_id] = changed
@@ -151,11 +158,13 @@ class FakeStore:
         return tuple(event for event in self.events_by_job.get(job_id, ()) if event.id > after)[:limit]
 
     # devices
-    def create_join_token(self, token: str, *, expires_in: timedelta, uses: int, labels: Mapping[str, str]) -> datetime:
+    def create_join_token(
+        self, token: str, *, expires_in: timedelta, uses: int, labels: Mapping[str, str], by: Principal = SYSTEM
+    ) -> datetime:
         self.join_tokens[token] = uses
         return NOW + expires_in
 
-    def register_device(self, join_token: str, registration: Registration) -> Device:
+    def register_device(self, join_token: str, registration: Registration, *, address: str = "") -> Device:
         if self.join_tokens.get(join_token, 0) < 1:
             raise Unauthorized("That join token is spent or unknown; make a new one.", code="bad_join_token")
         self.join_tokens[join_token] -= 1
@@ -173,7 +182,9 @@ class FakeStore:
     def devices(self, *, page_size: int = 100, page_token: str = "") -> Page[Device]:
         return Page(tuple(self.devices_by_id.values()))
 
-    def set_device_state(self, device_id: str, state: DeviceState, *, note: str | None = None) -> Device:
+    def set_device_state(
+        self, device_id: str, state: DeviceState, *, note: str | None = None, by: Principal = SYSTEM
+    ) -> Device:
         self.devices_by_id[device_id] = self.device(device_id).model_copy(update={"state": state, "note": note})
         return self.devices_by_id[device_id]
 
@@ -242,7 +253,43 @@ class FakeStore:
             raise StaleAttempt("That lease went to somebody else; drop the work and claim anew.")
 
     # artifacts
-    def record_artifact(self, ref: ArtifactRef) -> None:
+    def may_fetch(self, device_id: str, digest: str) -> bool:
+        held = [item for item in self.measurements_by_id.values() if item.device_id == device_id]
+        return any(digest in item.request.model_dump_json() for item in held if item.state is WorkState.LEASED)
+
+    # tokens
+    def create_token(
+        self, token: str, *, name: str, scopes: Sequence[Scope], expires_in: timedelta | None, by: Principal = SYSTEM
+    ) -> ApiToken:
+        made = ApiToken(id=f"token{len(self.tokens_by_id) + 1}", name=name, scopes=tuple(scopes), created_at=NOW)
+        self.tokens_by_id[made.id] = made
+        self.principals[token] = Principal(name, frozenset(scopes), token_id=made.id)
+        return made
+
+    def tokens(self, *, page_size: int = 50, page_token: str = "") -> Page[ApiToken]:
+        return Page(tuple(self.tokens_by_id.values()))
+
+    def revoke_token(self, token_id: str, *, by: Principal = SYSTEM) -> None:
+        if token_id not in self.tokens_by_id:
+            raise NotFound(f"There is no token {token_id}.")
+        self.principals = {text: who for text, who in self.principals.items() if who.token_id != token_id}
+
+    def open_session(self, token: str, session: str, *, lasts: timedelta, address: str = "") -> datetime | None:
+        self.sessions[session] = self.principals[token]
+        return NOW + lasts
+
+    def session_principal(self, session: str) -> Principal | None:
+        return self.sessions.get(session)
+
+    def close_session(self, session: str, *, by: Principal = SYSTEM) -> None:
+        self.sessions.pop(session, None)
+
+    def audit(
+        self, *, actor: str | None = None, subject: str | None = None, page_size: int = 50, page_token: str = ""
+    ) -> Page[AuditEntry]:
+        return Page(())
+
+    def record_artifact(self, ref: ArtifactRef, *, by: Principal | None = None) -> None:
         self.artifacts_by_digest[ref.digest] = ref
 
     def artifact(self, digest: str) -> ArtifactRef:
@@ -327,11 +374,13 @@ class FakeService:
     fronts: dict[tuple[str, int], Front] = field(default_factory=dict)
     known_plugins: tuple[FakePlugin, ...] = (FakePlugin("pruneloop.models", "resnet8", "builtin"),)
 
-    def create_job(self, spec: JobSpec, *, idempotency_key: str | None, principal: str) -> tuple[Job, bool]:
-        return self.store.create_job(spec, idempotency_key=idempotency_key, principal=principal)
+    def create_job(
+        self, spec: JobSpec, *, idempotency_key: str | None = None, by: Principal = SYSTEM
+    ) -> tuple[Job, bool]:
+        return self.store.create_job(spec, idempotency_key=idempotency_key, by=by)
 
-    def apply_verb(self, job_id: str, verb: JobVerb) -> Job:
-        return self.store.apply_verb(job_id, verb)
+    def apply_verb(self, job_id: str, verb: JobVerb, *, by: Principal = SYSTEM) -> Job:
+        return self.store.apply_verb(job_id, verb, by=by)
 
     def plan(self, spec: JobSpec) -> JobPlan:
         return make_plan(spec, cast(JobStore, self.store), no_builder_here)
@@ -357,6 +406,8 @@ def seeded_store() -> FakeStore:
         DEVICE_TOKEN: Principal("box", frozenset({"device"}), "dev1"),
         OTHER_DEVICE_TOKEN: Principal("other", frozenset({"device"}), "dev2"),
         NOBODY_TOKEN: Principal("nobody", frozenset()),
+        SUBMIT_TOKEN: Principal("submitter", frozenset({"submit"}), token_id="token_submit"),
+        READ_TOKEN: Principal("reader", frozenset({"read"}), token_id="token_read"),
     }
     return store
 

@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 
 from domain.artifact import digest_of
+from domain.measurement import MeasurementRequest
 from domain.ncnn_file import pack
 from domain.openvino_file import pack as pack_openvino
+from domain.work import WorkState
 from tests.unit.api.conftest import MAX_UPLOAD_BYTES, World
-from tests.unit.api.fakes import DEVICE_TOKEN
+from tests.unit.api.fakes import DEVICE_TOKEN, OTHER_DEVICE_TOKEN
+from tests.unit.api.messages import file_of, measurement
 
 
 def npz(**arrays: Any) -> bytes:
@@ -200,10 +203,25 @@ def test_a_file_that_is_known_by_its_etag_is_not_sent_again(world: World) -> Non
     assert (again.status_code, again.content) == (304, b"")
 
 
-def test_a_device_fetches_what_it_measures_but_no_weights_or_data(world: World) -> None:
+def test_a_device_fetches_what_it_measures_while_it_does_and_no_weights_or_data(world: World) -> None:
+    files = {"onnx": ONNX, "weights": WEIGHTS, "data": DATA}
     paths = {
         kind: world.ask("POST", f"/v1/artifacts?kind={kind}", content=body).headers["location"]
-        for kind, body in (("onnx", ONNX), ("weights", WEIGHTS), ("data", DATA))
+        for kind, body in files.items()
     }
-    found = {kind: world.ask("GET", path, token=DEVICE_TOKEN).status_code for kind, path in paths.items()}
-    assert found == {"onnx": 200, "weights": 403, "data": 403}
+
+    def found() -> dict[str, int]:
+        return {kind: world.ask("GET", path, token=DEVICE_TOKEN).status_code for kind, path in paths.items()}
+
+    assert found() == {"onnx": 403, "weights": 403, "data": 403}
+    request = MeasurementRequest(
+        runtime="onnxruntime",
+        baseline=file_of(digest_of(ONNX)),
+        candidates=(file_of(digest_of(WEIGHTS)), file_of(digest_of(DATA))),
+    )
+    held = measurement(request=request, state=WorkState.LEASED, device_id="dev1", attempt=1)
+    world.store.measurements_by_id["m1"] = held
+    assert found() == {"onnx": 200, "weights": 403, "data": 403}
+    assert world.ask("GET", paths["onnx"], token=OTHER_DEVICE_TOKEN).status_code == 403
+    world.store.measurements_by_id["m1"] = held.model_copy(update={"state": WorkState.DONE})
+    assert found()["onnx"] == 403
