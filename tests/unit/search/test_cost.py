@@ -1,7 +1,7 @@
 """What the search itself costs a trial, with a thousand of them behind it.
 
-Told in milliseconds of a reference machine (2 cores of a server's x86, nothing else running): each ask is timed next to a fixed piece of
-work of the same kind, since a busy machine or a slower one takes longer over both.
+Told in milliseconds of a reference machine (2 cores of a server's x86, nothing else running): each ask is timed next to a
+fixed piece of work of the same kind, since a busy machine or a slower one takes longer over both.
 """
 
 from __future__ import annotations
