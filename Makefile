@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo docs reference test test-fast test-arm test-trackers lint up lock bench-measurement bench-search clean
+.PHONY: help dashboard demo docs reference test test-fast test-arm test-trackers lint up lock bench-measurement bench-search clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
@@ -17,13 +17,21 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-demo: $(VENV)/.installed ## start everything on this machine and prune a real model against its real latency
+# The page at / wants a few small libraries from the npm registry: npm of the PATH fetches them, or the one pip brings. Where neither
+# can be had, everything but that page works, and the page says what to do.
+$(VENV)/.installed-dashboard: $(VENV)/.installed api/dashboard/package-lock.json
+	command -v npm >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dashboard]' || true
+	$(BIN)/python -m api.dashboard.install && touch $@ || true
+
+dashboard: $(VENV)/.installed-dashboard ## fetch the libraries of the page at / (demo, up and test do it too)
+
+demo: $(VENV)/.installed-dashboard ## start everything on this machine and prune a real model against its real latency
 	$(BIN)/pruneloop demo
 
-up: $(VENV)/.installed ## everything embedded, in the foreground
+up: $(VENV)/.installed-dashboard ## everything embedded, in the foreground
 	$(BIN)/pruneloop up
 
-test: $(VENV)/.installed-dev ## lint, types, then every test on real PostgreSQL and Valkey
+test: $(VENV)/.installed-dev $(VENV)/.installed-dashboard ## lint, types, then every test on real PostgreSQL and Valkey
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest
 

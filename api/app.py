@@ -17,11 +17,13 @@ from api.routes import (
     agent,
     artifacts,
     audit,
+    dashboard,
     devices,
     health,
     jobs,
     join_tokens,
     measurements,
+    overview,
     plugins,
     session,
     tokens,
@@ -68,6 +70,7 @@ def build_routes() -> FastAPI:
     for router in (
         health.router,
         jobs.router,
+        overview.router,
         artifacts.router,
         join_tokens.router,
         devices.router,
@@ -77,6 +80,7 @@ def build_routes() -> FastAPI:
         session.router,
         audit.router,
         agent.router,
+        dashboard.router,
     ):
         app.include_router(router)
     return app

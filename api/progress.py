@@ -6,15 +6,14 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 
+from api.names import UNKNOWN_DEVICE
 from api.schemas.jobs import JobProgress, JobView, RunningBuild, RunningMeasurement
 from domain.build import BuildKind
 from domain.ports import JobSnapshot
 from domain.work import WorkState
 from search.accounting import elapsed_s
-from search.front import build_front
+from search.front import best_speedups
 from search.view import View
-
-UNKNOWN_DEVICE = "a device that is gone"
 
 
 def view_of(snapshot: JobSnapshot, *, now: datetime, device_name: Callable[[str], str]) -> JobView:
@@ -61,14 +60,3 @@ def view_of(snapshot: JobSnapshot, *, now: datetime, device_name: Callable[[str]
         ],
     )
     return JobView(**dict(snapshot.job), progress=progress)
-
-
-def best_speedups(snapshot: JobSnapshot) -> dict[int, float]:
-    """Return target -> the largest speed-up on its front within the accuracy drop that the user allows."""
-    best: dict[int, float] = {}
-    for target in range(len(snapshot.job.spec.targets)):
-        points = build_front(snapshot, target).items
-        found = [point.speedup for point in points if point.within_max_drop and point.trial is not None]
-        if found:
-            best[target] = max(found)
-    return best

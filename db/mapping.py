@@ -50,7 +50,7 @@ WORK_COLUMNS = (
     "started_at",
     "finished_at",
 )
-BUILD_COLUMNS = tuple(build.c[name] for name in ("id", "job_id", "key", "request", "progress", *WORK_COLUMNS))
+BUILD_COLUMNS = tuple(build.c[name] for name in ("id", "job_id", "key", "request", "owner", "progress", *WORK_COLUMNS))
 MEASUREMENT_COLUMNS = tuple(
     measurement.c[name]
     for name in (

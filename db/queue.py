@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Table, and_, exists, func, or_, select
 
-from db.models import build, job, measurement
+from db.models import build, job, measurement, trial
 from db.transactions import Transactions
 from domain.build import BuildKind
 from domain.job import JobState
+from domain.overview import JobTally
 from domain.plan import Pace, QueuePlace
 from domain.work import SEARCH_SLICE_S, WorkState
 
@@ -46,6 +48,30 @@ class QueueTables(Transactions):
             searchers = connection.execute(held).scalar_one()
         expected_s = round(ahead / searchers * SEARCH_SLICE_S, 1) if searchers else None
         return QueuePlace(ahead=ahead, searchers=searchers, expected_wait_s=expected_s)
+
+    def tallies(self, job_ids: Sequence[str]) -> dict[str, JobTally]:
+        """Return counts of the rows of some jobs, by id; a job without rows has an empty tally."""
+        wanted = list(dict.fromkeys(job_ids))
+        states = (
+            select(trial.c.job_id, trial.c.state, func.count().label("number"))
+            .where(trial.c.job_id.in_(wanted))
+            .group_by(trial.c.job_id, trial.c.state)
+        )
+        devices = (
+            select(measurement.c.job_id, measurement.c.device_id)
+            .where(measurement.c.job_id.in_(wanted), measurement.c.device_id.is_not(None))
+            .distinct()
+        )
+        with self._transaction() as connection:
+            counted = connection.execute(states).all()
+            found = connection.execute(devices).all()
+        return {
+            job_id: JobTally(
+                trials_by_state={row.state: row.number for row in counted if row.job_id == job_id},
+                device_ids=tuple(sorted(row.device_id for row in found if row.job_id == job_id)),
+            )
+            for job_id in wanted
+        }
 
     def pace(self) -> Pace:
         """Return the median seconds of the candidate builds and the measurements that were finished last."""

@@ -172,6 +172,7 @@ class Build(BaseModel):
     key: str
     request: BuildRequest
     state: WorkState
+    owner: str | None = Field(default=None, description="The build worker that claimed it last.")
     attempt: int = 0
     lease_until: datetime | None = None
     cancel_requested: bool = False

@@ -28,6 +28,7 @@ from domain.health import HealthAnswer, HealthCheck, HealthRecord
 from domain.job import DeviceSelector, EndedBy, Job, JobSpec, JobState, JobVerb, Stage
 from domain.measurement import Measurement, MeasurementOutcome, MeasurementRequest
 from domain.messages import BrokerAddress, Claim, HeartbeatAction
+from domain.overview import JobTally
 from domain.plan import Pace, QueuePlace
 from domain.trial import Trial, TrialState, TrialValues
 
@@ -239,6 +240,10 @@ class JobStore(Clock, Protocol):
 
     def queue_place(self, *, job_id: str | None = None, priority: int = 0) -> QueuePlace:
         """Return the place of a queued job, or of one of a priority that would be submitted now."""
+        ...
+
+    def tallies(self, job_ids: Sequence[str]) -> dict[str, JobTally]:
+        """Return counts of the rows of some jobs, by id; a job without rows has an empty tally."""
         ...
 
     def pace(self) -> Pace:

@@ -52,6 +52,17 @@ def build_front(snapshot: JobSnapshot, target: int) -> Front:
     return Front(target=target, is_final=is_final, dense=dense, items=items)
 
 
+def best_speedups(snapshot: JobSnapshot) -> dict[int, float]:
+    """Return target -> the largest speed-up on its front within the accuracy drop that the user allows."""
+    best: dict[int, float] = {}
+    for target in range(len(snapshot.job.spec.targets)):
+        points = build_front(snapshot, target).items
+        found = [point.speedup for point in points if point.within_max_drop and point.trial is not None]
+        if found:
+            best[target] = max(found)
+    return best
+
+
 def _error(point: Point) -> float:
     return 1.0 - (point.accuracy if point.accuracy is not None else point.accuracy_search)
 

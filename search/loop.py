@@ -23,7 +23,7 @@ from search import finals
 from search.actions import Action, Ask, End, Enter, FinishTrial, GiveBack, Report, StartBuild, StartMeasurement
 from search.decide import decide, new_trial
 from search.devices import all_devices, can_run
-from search.front import build_front
+from search.front import best_speedups, build_front
 from search.inherit import settled
 from search.joint import joint_report
 from search.manifest import build_manifest
@@ -196,8 +196,10 @@ class SearchLoop:
             self._store.merge_report(run.lease, {"ranges": {**known, str(target): entry}})
 
     def _end(self, run: _Run, action: End) -> None:
+        view = View(self._store.snapshot(run.lease.job_id))
+        best: dict[str, JsonValue] = {str(target): value for target, value in best_speedups(view.snapshot).items()}
+        self._store.merge_report(run.lease, {"best_speedup": best})  # a list of jobs then need not read their rows
         if action.state is JobState.SUCCEEDED:
-            view = View(self._store.snapshot(run.lease.job_id))
             curves: dict[str, JsonValue] = {
                 str(target): [round(area, 6) for area in growth(view, target)]
                 for target in range(len(view.spec.targets))

@@ -47,6 +47,11 @@ def fit_models(view: View, target: int, network: Network | None = None, *, parts
     return Models(network, latency, loss_model.fit(network, _losses(view, target, network) if parts.ranges else []))
 
 
+def predict_ratio(models: Models, trial: Trial) -> float:
+    """Return a candidate's predicted latency over the dense model's measured one in the target's first precision."""
+    return models.latency[trial.candidate.precision].predict(_row(models.network, trial))
+
+
 def second_half_errors(view: View, target: int, precision: str) -> list[float]:
     """Return |predicted - measured| / measured of a search's later half, each predicted from what was measured before it.
 

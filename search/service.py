@@ -74,6 +74,11 @@ class JobService:
         self._capabilities = capabilities
         self._trace = trace
 
+    @property
+    def capabilities(self) -> Capabilities:
+        """What jobs may ask for here."""
+        return self._capabilities
+
     def create_job(
         self, spec: JobSpec, *, idempotency_key: str | None = None, by: Principal = SYSTEM
     ) -> tuple[Job, bool]:

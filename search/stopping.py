@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from domain.pareto import hypervolume
-from domain.trial import TrialState
+from domain.trial import Trial, TrialState
 from search.told import allowed_drop
 from search.view import View, trailing_duplicates
 
@@ -24,6 +25,20 @@ def growth(view: View, target: int) -> list[float]:
     """Return the hypervolume after each counted trial, in the order they finished."""
     points = _finished_points(view, target)
     return [_area(view, target, points[: count + 1]) for count in range(len(points))]
+
+
+def growth_in_time(view: View, target: int) -> list[tuple[datetime, float]]:
+    """Return when the hypervolume grew and what it came to; the first entry is the first counted trial's."""
+    grown: list[tuple[datetime, float]] = []
+    front: list[tuple[float, float]] = []
+    for trial in _counted(view, target):
+        if trial.state is TrialState.SUCCEEDED and trial.values is not None:
+            front.append((trial.values.latency_ratio, trial.values.error))
+            front = [p for p in front if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in front)]
+        area = _area(view, target, front)
+        if not grown or area > grown[-1][1]:
+            grown.append((trial.finished_at or trial.created_at, area))
+    return grown
 
 
 def is_searched_out(view: View, target: int, *, parameters: int) -> bool:
@@ -53,15 +68,19 @@ def _area(view: View, target: int, points: Sequence[tuple[float, float] | None])
 
 def _finished_points(view: View, target: int) -> list[tuple[float, float] | None]:
     """Return what each counted trial came to, in the order they finished; None where it gave no point."""
+    return [
+        (trial.values.latency_ratio, trial.values.error)
+        if trial.state is TrialState.SUCCEEDED and trial.values is not None
+        else None
+        for trial in _counted(view, target)
+    ]
+
+
+def _counted(view: View, target: int) -> list[Trial]:
+    """Return the trials that count against the budget and are over, in the order they finished."""
     finished = [
         trial
         for trial in view.trials_of(target)
         if trial.state.is_terminal and trial.build_id is not None and trial.state is not TrialState.CANCELLED
     ]
-    finished.sort(key=lambda trial: (trial.finished_at or trial.created_at, trial.number))
-    return [
-        (trial.values.latency_ratio, trial.values.error)
-        if trial.state is TrialState.SUCCEEDED and trial.values is not None
-        else None
-        for trial in finished
-    ]
+    return sorted(finished, key=lambda trial: (trial.finished_at or trial.created_at, trial.number))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
-from fastapi.responses import HTMLResponse, PlainTextResponse
+from fastapi.responses import PlainTextResponse
 
 from api.auth import ReadPrincipal
 from api.deps import ApiDependencies, Deps
@@ -12,23 +12,6 @@ from api.schemas.health import Health, Readiness
 from domain.errors import PruneloopError, Unavailable
 
 router = APIRouter(tags=["health"])
-
-FRONT_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Pruneloop</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>body{font:16px/1.5 system-ui,sans-serif;max-width:40rem;margin:4rem auto;padding:0 1rem}</style></head>
-<body><h1>Pruneloop</h1>
-<p>Prunes models in a loop with the devices they will run on: every latency on a front was measured there.</p>
-<p>The API is under <code>/v1</code> and described by <a href="/openapi.json">/openapi.json</a>; every call but this page,
-<a href="/healthz">/healthz</a> and <a href="/readyz">/readyz</a> wants a bearer token.</p>
-<p>On the command line: <code>pruneloop submit job.yaml --watch</code>.</p></body></html>
-"""
-
-
-@router.get("/", operation_id="frontPage", summary="What this is", response_class=HTMLResponse, include_in_schema=False)
-def front_page() -> HTMLResponse:
-    headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"}
-    return HTMLResponse(FRONT_PAGE, headers=headers)
 
 
 @router.get("/healthz", operation_id="health", summary="The process is alive")

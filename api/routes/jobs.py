@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -15,11 +16,12 @@ from api.body import body_of, request_body, validated
 from api.deps import Deps, Paging, slice_of
 from api.events import EventStreams
 from api.http import NOT_MODIFIED, IdempotencyKey, JobId, listing, with_etag
-from api.progress import UNKNOWN_DEVICE, view_of
+from api.names import DeviceNames
+from api.progress import view_of
 from api.schemas.jobs import JobArtifact, JobChanges, JobView
 from api.schemas.lists import Listing
 from domain.access import Principal
-from domain.errors import FieldProblem, Invalid, NotFound
+from domain.errors import FieldProblem, Invalid
 from domain.front import Front
 from domain.job import LABEL_KEY, MAX_LABELS, Job, JobSpec, JobState, JobVerb
 from domain.plan import JobPlan
@@ -33,6 +35,33 @@ LabelFilter = Annotated[
 ]
 ClonedWith = Annotated[JobChanges, Depends(body_of(JobChanges, allow_yaml=True, is_optional=True))]
 SubmittedJob = Annotated[JobSpec, Depends(body_of(JobSpec, allow_yaml=True))]
+
+
+@dataclass(frozen=True)
+class JobFilters:
+    """Which jobs are asked for."""
+
+    states: tuple[JobState, ...]
+    labels: dict[str, str | None]
+    created_from: AwareDatetime | None
+    created_before: AwareDatetime | None
+
+
+def _filters(
+    state: Annotated[
+        list[JobState] | None, Query(max_length=8, description="Only these states; may be given again.")
+    ] = None,
+    label: Annotated[
+        list[LabelFilter] | None,
+        Query(max_length=MAX_LABELS, description="`key=value`, or `key` for any value; several must all be there."),
+    ] = None,
+    created_from: Annotated[AwareDatetime | None, Query(description="Submitted then or later.")] = None,
+    created_before: Annotated[AwareDatetime | None, Query(description="Submitted before.")] = None,
+) -> JobFilters:
+    return JobFilters(tuple(state or ()), _labels_of(label or []), created_from, created_before)
+
+
+Filters = Annotated[JobFilters, Depends(_filters)]
 
 
 @router.post(
@@ -67,25 +96,12 @@ def create_job(
     response_model=Listing[Job],
     responses=NOT_MODIFIED,
 )
-def list_jobs(
-    deps: Deps,
-    request: Request,
-    paging: Paging,
-    state: Annotated[
-        list[JobState] | None, Query(max_length=8, description="Only these states; may be given again.")
-    ] = None,
-    label: Annotated[
-        list[LabelFilter] | None,
-        Query(max_length=MAX_LABELS, description="`key=value`, or `key` for any value; several must all be there."),
-    ] = None,
-    created_from: Annotated[AwareDatetime | None, Query(description="Submitted then or later.")] = None,
-    created_before: Annotated[AwareDatetime | None, Query(description="Submitted before.")] = None,
-) -> Response:
+def list_jobs(deps: Deps, request: Request, paging: Paging, filters: Filters) -> Response:
     page = deps.store.jobs(
-        states=tuple(state or ()),
-        labels=_labels_of(label or []),
-        created_from=created_from,
-        created_before=created_before,
+        states=filters.states,
+        labels=filters.labels,
+        created_from=filters.created_from,
+        created_before=filters.created_before,
         page_size=paging.size,
         page_token=paging.token,
     )
@@ -228,17 +244,7 @@ def _labels_of(filters: list[str]) -> dict[str, str | None]:
 
 
 def _view(deps: Deps, snapshot: JobSnapshot) -> JobView:
-    names: dict[str, str] = {}
-
-    def name_of(device_id: str) -> str:
-        if device_id not in names:
-            try:
-                names[device_id] = deps.store.device(device_id).name
-            except NotFound:
-                names[device_id] = UNKNOWN_DEVICE
-        return names[device_id]
-
-    view = view_of(snapshot, now=deps.store.now(), device_name=name_of)
+    view = view_of(snapshot, now=deps.store.now(), device_name=DeviceNames(deps.store))
     if snapshot.job.state is JobState.QUEUED:
         view = view.model_copy(update={"queue": deps.store.queue_place(job_id=snapshot.job.id)})
     return view

@@ -75,3 +75,13 @@ def test_a_pace_is_the_median_of_what_was_done(store: SqlJobStore, seeds: Seeds,
         connection.execute(text("UPDATE measurement SET started_at = finished_at - interval '4 seconds'"))
     pace = store.pace()
     assert (pace.measurements, pace.measurement_s, pace.builds, pace.build_s) == (3, 4.0, 0, None)
+
+
+def test_tallies_count_trials_by_state_and_name_devices(store: SqlJobStore, seeds: Seeds) -> None:
+    first, lease = seeds.job()
+    second = make(store)
+    seeds.trial(lease)
+    tallies = store.tallies([first.id, second.id, first.id])
+    assert list(tallies) == [first.id, second.id]
+    assert sum(tallies[first.id].trials_by_state.values()) == 1
+    assert tallies[second.id].trials_by_state == {} and tallies[second.id].device_ids == ()

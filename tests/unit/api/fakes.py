@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -17,11 +18,13 @@ from domain.health import HealthAnswer, HealthCheck, HealthRecord, HealthVerdict
 from domain.job import Job, JobSpec, JobState, JobVerb, state_after
 from domain.measurement import Measurement, MeasurementOutcome
 from domain.messages import BrokerAddress, Claim, HeartbeatAction
+from domain.overview import JobTally
 from domain.plan import JobPlan, Pace, QueuePlace
 from domain.ports import Event, JobSnapshot, JobStore, Page, Registration
 from domain.trial import Trial
 from domain.work import WorkState
 from search.planning import make_plan, no_builder_here
+from search.service import Capabilities
 
 ADMIN_TOKEN = "admin-secret"
 DEVICE_TOKEN = "device-secret"
@@ -133,6 +136,23 @@ class FakeStore:
 
     def queue_place(self, *, job_id: str | None = None, priority: int = 0) -> QueuePlace:
         return QueuePlace(ahead=0, searchers=1, expected_wait_s=0.0)
+
+    def tallies(self, job_ids: Sequence[str]) -> dict[str, JobTally]:
+        return {
+            job_id: JobTally(
+                trials_by_state=dict(Counter(trial.state.value for trial in self.trials_by_job.get(job_id, ()))),
+                device_ids=tuple(
+                    sorted(
+                        {
+                            item.device_id
+                            for item in self.measurements_by_id.values()
+                            if item.job_id == job_id and item.device_id is not None
+                        }
+                    )
+                ),
+            )
+            for job_id in job_ids
+        }
 
     def pace(self) -> Pace:
         return Pace()
@@ -372,6 +392,9 @@ class FakeService:
 
     store: FakeStore
     fronts: dict[tuple[str, int], Front] = field(default_factory=dict)
+    capabilities: Capabilities = field(
+        default_factory=lambda: Capabilities(models=("resnet8",), datasets=("mnist-5k",))
+    )
     known_plugins: tuple[FakePlugin, ...] = (FakePlugin("pruneloop.models", "resnet8", "builtin"),)
 
     def create_job(

@@ -38,6 +38,7 @@ def concrete(path: str) -> str:
         path.replace("{device_id}", "dev1")
         .replace("{job_id}", "job1")
         .replace("{measurement_id}", "m1")
+        .replace("{number}", "0")
         .replace("{digest}", digest)
         .replace("{file_name}", agent_wheel().file_name)
     )
