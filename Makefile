@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help dashboard demo docs reference test test-fast test-arm test-trackers lint up lock bench-measurement bench-search clean
+.PHONY: help dashboard demo docs reference test test-fast test-arm test-browser test-trackers lint up lock bench-measurement bench-search clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
@@ -51,6 +51,13 @@ docs: $(VENV)/.installed-dev ## the documentation as a site in build/site; every
 
 reference: $(VENV)/.installed-dev ## write the pages of docs/ that are made from the code
 	$(BIN)/python -m tests.docs.generated
+
+test-browser: $(VENV)/.installed-dev ## the dashboard in Chromium on a live system, whole (installs Debian's chromium where it may)
+	command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq chromium; } \
+	  || { echo "chromium is not on the PATH, and only root may install it: apt-get install chromium"; exit 1; }
+	command -v npm >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dashboard]'
+	$(BIN)/python -m api.dashboard.install --with-tests
+	PRUNELOOP_TEST_BROWSER=1 $(BIN)/python -m pytest tests/browser
 
 $(VENV)/.installed-trackers: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[trackers]'

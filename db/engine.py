@@ -9,7 +9,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.engine import make_url
 
@@ -48,6 +48,7 @@ def make_engine(url: str, *, pool_size: int = 5, max_overflow: int = 15) -> Engi
         pool_pre_ping=True,  # the server may have restarted
         pool_timeout=10,
         json_serializer=_to_json,
+        json_deserializer=from_json,  # a third of the standard library's time: a job of a thousand trials is ten thousand values
         connect_args={
             "connect_timeout": 5,
             "application_name": "pruneloop",

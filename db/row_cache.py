@@ -20,6 +20,7 @@ from db.mapping import AnyRow
 
 MOST_JOBS = 4  # a process carries few jobs at a time
 CHUNK = 1000  # ids in one query
+READERS = 64  # locks that jobs share
 
 Item = TypeVar("Item")
 
@@ -30,6 +31,8 @@ class RowCache:
     def __init__(self) -> None:
         self._jobs: OrderedDict[str, dict[str, dict[str, tuple[str, Any]]]] = OrderedDict()
         self._lock = threading.Lock()
+        # Whoever asks for the same rows meanwhile waits for them rather than parses them as well: a page asks three things at once.
+        self._reading = tuple(threading.Lock() for _ in range(READERS))
 
     def read(
         self,
@@ -51,6 +54,19 @@ class RowCache:
             order: Columns to sort by.
             parse: A row to what is kept; it must be immutable.
         """
+        with self._reading[hash((table.name, job_id)) % READERS]:
+            return self._read(connection, table, job_id, columns=columns, order=order, parse=parse)
+
+    def _read(
+        self,
+        connection: Connection,
+        table: Table,
+        job_id: str,
+        *,
+        columns: Sequence[ColumnElement[Any]],
+        order: Sequence[Column[Any]],
+        parse: Callable[[AnyRow], Item],
+    ) -> tuple[Item, ...]:
         stamp: Label[str] = literal_column(f"{table.name}.xmin::text").label("stamp")
         stamps = connection.execute(select(table.c.id, stamp).where(table.c.job_id == job_id).order_by(*order)).all()
         with self._lock:

@@ -33,8 +33,12 @@ def growth_in_time(view: View, target: int) -> list[tuple[datetime, float]]:
     front: list[tuple[float, float]] = []
     for trial in _counted(view, target):
         if trial.state is TrialState.SUCCEEDED and trial.values is not None:
-            front.append((trial.values.latency_ratio, trial.values.error))
-            front = [p for p in front if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in front)]
+            new = trial.values.latency_ratio, trial.values.error
+            if grown and any(old[0] <= new[0] and old[1] <= new[1] for old in front):
+                continue
+            front = [old for old in front if not (new[0] <= old[0] and new[1] <= old[1])] + [new]
+        elif grown:
+            continue
         area = _area(view, target, front)
         if not grown or area > grown[-1][1]:
             grown.append((trial.finished_at or trial.created_at, area))
