@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help dashboard demo docs reference test test-fast test-arm test-browser test-trackers lint up lock bench-measurement bench-search clean
+.PHONY: help dashboard demo docs reference test test-fast test-arm test-browser test-trackers lint up lock bench-measurement bench-search bench-dashboard clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
@@ -75,6 +75,11 @@ $(VENV)/.installed-bench: $(VENV)/.installed
 
 bench-search: $(VENV)/.installed-bench ## our search against twelve others in the same time; hours (ARGS='--for-s 540': a piece, go on by calling again)
 	$(BIN)/python -m benchmarks.search_quality --report docs/benchmarks/search_quality.md $(ARGS)
+
+bench-dashboard: $(VENV)/.installed-bench ## the page of a thousand trials, beside optuna-dashboard (wants chromium, see test-browser)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m api.dashboard.install
+	$(BIN)/python -m benchmarks.dashboard --report docs/benchmarks/dashboard.md $(ARGS)
 
 lock: ## renew constraints.txt from what the extras resolve to today
 	$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/python -m pip install --quiet -e '.[dev,bench]'

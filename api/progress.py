@@ -12,7 +12,7 @@ from domain.build import BuildKind
 from domain.ports import JobSnapshot
 from domain.work import WorkState
 from search.accounting import elapsed_s
-from search.front import best_speedups
+from search.front import best_speedups, told_speedups
 from search.view import View
 
 
@@ -24,7 +24,7 @@ def view_of(snapshot: JobSnapshot, *, now: datetime, device_name: Callable[[str]
         now: The store's time.
         device_name: Name of a device by id.
     """
-    best = best_speedups(snapshot)
+    best = told_speedups(snapshot.job) or best_speedups(snapshot)
     finals = [build for build in snapshot.builds if build.request.kind is BuildKind.FINAL]
     progress = JobProgress(
         elapsed_s=round(elapsed_s(View(snapshot), snapshot.job.finished_at or now), 3),

@@ -7,6 +7,7 @@ from typing import Literal
 
 from domain.build import BuildResult, BuiltArtifact
 from domain.front import Front, Point, PointArtifact
+from domain.job import Job
 from domain.measurement import CandidateTiming, Measured, Measurement
 from domain.pareto import nondominated
 from domain.ports import JobSnapshot
@@ -61,6 +62,14 @@ def best_speedups(snapshot: JobSnapshot) -> dict[int, float]:
         if found:
             best[target] = max(found)
     return best
+
+
+def told_speedups(job: Job) -> dict[int, float]:
+    """Return what the report of an ended job says of ``best_speedups``; empty where it says nothing."""
+    told = job.report.get("best_speedup")
+    if not isinstance(told, dict):
+        return {}
+    return {int(target): float(value) for target, value in told.items() if isinstance(value, int | float)}
 
 
 def _error(point: Point) -> float:

@@ -25,7 +25,7 @@ from domain.overview import (
     TrialDetail,
 )
 from domain.ports import JobStore
-from search.front import best_speedups
+from search.front import best_speedups, told_speedups
 from search.importance import parameter_importance
 from search.table import timeline, trial_columns, trial_detail
 from search.view import View
@@ -157,9 +157,9 @@ def _summary(store: JobStore, job: Job, tally: JobTally, names: DeviceNames) -> 
 
 def _best(store: JobStore, job: Job) -> dict[str, float]:
     """Return the best speed-ups as the job's report tells them once it is over, and by its rows before."""
-    told = job.report.get("best_speedup")
-    if isinstance(told, dict):
-        return {name: float(value) for name, value in told.items() if isinstance(value, int | float)}
+    told = told_speedups(job)
+    if told or "best_speedup" in job.report:
+        return {str(target): value for target, value in sorted(told.items())}
     if job.trials_asked == 0 or (job.state.is_terminal and job.trials_asked > MOST_ROWS_READ):
         return {}
     return {str(target): value for target, value in sorted(best_speedups(store.snapshot(job.id)).items())}

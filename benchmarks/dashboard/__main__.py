@@ -158,8 +158,8 @@ def _their_look(browser: Browser, url: str, trials: int) -> Look:
 OBSERVE = """
 window.slowest = 0;
 new PerformanceObserver((list) => {
-  for (const entry of list.getEntries()) if (entry.interactionId || entry.name.startsWith("mouse") || entry.name.startsWith("pointer"))
-    window.slowest = Math.max(window.slowest, entry.duration);
+  for (const entry of list.getEntries())
+    if (entry.interactionId || /^(mouse|pointer)/.test(entry.name)) window.slowest = Math.max(window.slowest, entry.duration);
 }).observe({ type: "event", durationThreshold: 16, buffered: true });
 (function watch() {
   let is = false;
@@ -236,7 +236,8 @@ def _table(trials: int, groups: int, runs: int, cold: list[Look], ours: list[Loo
     for label, name in (("received, kB", "bytes_received"), ("JSON, uncompressed, kB", "json_bytes")):
         told = [f"{middle(looks, name) / 1000:.0f}" for looks in (ours, cold, theirs)]
         rows.append(f"| {label} | {' | '.join(told)} |")
-    rows.append(f"| requests | {' | '.join(f'{middle(one, "requests"):.0f}' for one in (ours, cold, theirs))} |")
+    counts = [f"{middle(looks, 'requests'):.0f}" for looks in (ours, cold, theirs)]
+    rows.append(f"| requests | {' | '.join(counts)} |")
     fewer = middle(theirs, "bytes_received") / middle(ours, "bytes_received")
     sooner, sooner_cold = (middle(theirs, "drawn_ms") / middle(one, "drawn_ms") for one in (ours, cold))
     return PAGE.format(
@@ -247,9 +248,10 @@ def _table(trials: int, groups: int, runs: int, cold: list[Look], ours: list[Loo
 
 PAGE = """# The dashboard on a large job
 
-`make bench-dashboard`: a job of {trials:,} trials and {groups} groups of channels put into PostgreSQL by rows, its page opened in headless
-Chromium with nothing cached, beside optuna-dashboard 0.21 on the same trials in SQLite (`pruneloop export-study`), in one run on the same
-{cores} cores; median of {runs} visits each, and their range. *Just started*: the server has read nothing of the job yet.
+`make bench-dashboard`: a job of {trials:,} trials and {groups} groups of channels put into PostgreSQL by rows, its page opened
+in headless Chromium with nothing cached, beside optuna-dashboard 0.21 on the same trials in SQLite
+(`pruneloop export-study`), in one run on the same {cores} cores; median of {runs} visits each, and their range.
+*Just started*: the server has read nothing of the job yet.
 
 | | ours | ours, server just started | optuna-dashboard |
 |---|---|---|---|
@@ -257,9 +259,9 @@ Chromium with nothing cached, beside optuna-dashboard 0.21 on the same trials in
 
 {fewer:.1f} times fewer bytes, and drawn {sooner:.1f} times sooner ({sooner_cold:.1f} times right after the server's start).
 
-*Drawn* is when the plot of accuracy against latency holds the trials. Interaction is the longest of the browser's own event timings while
-the pointer moves over the plots and the other views of the job are opened. Bytes are as received, scripts included. Ours are sent
-compressed where that pays; JSON is told uncompressed.
+*Drawn* is when the plot of accuracy against latency holds the trials. Interaction is the longest of the browser's own event
+timings while the pointer moves over the plots and, for ours, the other views of the job are opened. Bytes are as received,
+scripts included.
 """
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 // Small pieces that pages are put together from.
 
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
-import { NONE } from "./format.js";
+import { bytes, NONE } from "./format.js";
 
 const TONES = {
   QUEUED: "soft", RUNNING: "accent", PAUSED: "warn", STOPPING: "warn", SUCCEEDED: "good", STOPPED: "good", CANCELLED: "soft",
@@ -104,7 +104,7 @@ export function Command({ text }) {
 export function Table({ caption, head, children, class: more = "" }) {
   return html`<div class="table-box" tabindex="0" role="region" aria-label=${caption}>
     <table class=${more}><caption class="unseen">${caption}</caption>
-      <thead><tr>${head.map((name) => html`<th scope="col">${name}</th>`)}</tr></thead>
+      <thead><tr>${head.map((name) => (name.startsWith("#") ? html`<th scope="col" class="num">${name.slice(1)}</th>` : html`<th scope="col">${name}</th>`))}</tr></thead>
       <tbody>${children}</tbody></table></div>`;
 }
 
@@ -115,12 +115,20 @@ export function Tabs({ label, tabs, current, href }) {
 }
 
 export function Conditions({ values }) {
-  const rows = Object.entries(values || {}).filter(([, value]) => value !== null && value !== undefined);
+  const rows = flat(values || {}).filter(([, value]) => value !== null && value !== undefined);
   if (!rows.length) return html`<p class="soft">None were told.</p>`;
-  return html`<dl class="pairs">${rows.map(([name, value]) => html`<div><dt>${name}</dt><dd>${told(value)}</dd></div>`)}</dl>`;
+  return html`<dl class="pairs">${rows.map(([path, value, name]) => html`<div><dt>${path}</dt><dd>${told(value, name)}</dd></div>`)}</dl>`;
 }
 
-function told(value) {
-  if (typeof value === "number") return Number.isInteger(value) ? String(value) : String(Math.round(value * 1000) / 1000);
+/** Nested conditions under names with dots; lists stay values. */
+function flat(values, prefix = "") {
+  return Object.entries(values).flatMap(([name, value]) =>
+    value !== null && typeof value === "object" && !Array.isArray(value) ? flat(value, `${prefix}${name}.`) : [[`${prefix}${name}`, value, name]]);
+}
+
+function told(value, name) {
+  if (typeof value === "number" && name.endsWith("_bytes")) return bytes(value);
+  if (typeof value === "number") return Number.isInteger(value) ? String(value) : Math.abs(value) < 0.001 ? value.toExponential(1) : String(Math.round(value * 1000) / 1000);
+  if (Array.isArray(value)) return value.map((one) => told(one, name)).join(", ");
   return typeof value === "object" ? JSON.stringify(value) : String(value);
 }

@@ -29,7 +29,7 @@ export function lineChart(box) {
         width, height: props.height || 220, padding: [12, 12, 0, 0], legend: { show: false },
         cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 } },
         scales: { x: { time: false }, y: { range: (u, low, high) => around(low, high) } },
-        axes: [axis(palette, props.xLabel, { values: props.xValues }), axis(palette, props.yLabel, { size: 62, values: props.yValues })],
+        axes: [axis(palette, props.xLabel, { values: props.xValues, space: props.xSpace }), axis(palette, props.yLabel, { size: 62, values: props.yValues })],
         series, bands,
         hooks: {
           setCursor: [(u) => {

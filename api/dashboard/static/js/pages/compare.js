@@ -59,7 +59,7 @@ function Overlay({ rows, palette }) {
   return html`<${Card} title="Fronts on one plot" actions=${html`<label class="inline-label"><input type="checkbox" checked=${isRatio} onChange=${() => setRatio(!isRatio)} />as a share of each dense latency</label>`}>
       <${FrontPlot} series=${series} palette=${palette} maxDrop=${drop} metric="Accuracy" onPick=${(number, from) => { location.hash = routeTo(["jobs", from.jobId, "trials", String(number)]); }} />
       <ul class="legend" aria-label="Legend">${series.map((one, index) => html`<li><span class=${`key key-s${(index % 6) + 1}`}></span><a href=${routeTo(["jobs", one.jobId])}>${one.name}</a></li>`)}<li>diamonds: dense models; bars: 95 % intervals</li></ul><//>
-    <${Table} caption="The jobs" head=${["Job and target", "Dense latency", "Dense accuracy", "Best within the drop", "Its latency", "Its accuracy", "Points", "Hypervolume"]}>
+    <${Table} caption="The jobs" head=${["Job and target", "#Dense latency", "#Dense accuracy", "#Best within the drop", "#Its latency", "#Its accuracy", "#Points", "#Hypervolume"]}>
       ${measured.map((row) => {
         const best = row.front.items.filter((point) => point.within_max_drop).sort((a, b) => b.speedup - a.speedup)[0];
         const grown = row.job.report.hypervolume?.[String(row.index)];

@@ -20,7 +20,7 @@ function Files({ job, front }) {
   if (!state.items.length) return html`<${Empty} title="No file yet."><p>Files of the front's points appear here as soon as the dense model is measured.</p><//>`;
   const manifests = state.items.filter((item) => item.manifest);
   return html`<${Card} title="Files of the front"><p role="status" class="soft">${said}</p><${Trouble} error=${problem} />
-    <${Table} caption="Files" head=${["Model", "Target", "Format", "Size", "sha256", ""]}>
+    <${Table} caption="Files" head=${["Model", "Target", "Format", "#Size", "sha256", ""]}>
       ${state.items.map((item) => html`<tr><th scope="row">${item.trial === null ? "Dense" : html`<a href=${routeTo(["jobs", job.id, "trials", String(item.trial)])}>Trial ${item.trial}</a>`}<span class="note">${item.stage}</span></th>
         <td>${item.target}</td><td>${item.format}</td><td class="num">${bytes(item.size_bytes)}</td><td><code title=${item.digest}>${shortDigest(item.digest)}…</code> <${Copy} text=${item.digest} /></td>
         <td><${Act} label="Download" tone="small" onProblem=${setProblem} run=${async () => {

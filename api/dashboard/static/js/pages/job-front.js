@@ -72,7 +72,7 @@ function FrontTable({ job, points, dense }) {
     return html`<${Empty} title="No candidate beats the dense model yet."><p>Points appear here, without a reload, as devices measure them.</p></${Empty}>`;
   }
   const tied = ties(points);
-  return html`<${Table} caption="The front" head=${["Trial", "Speed-up [95 %]", "Latency [95 %]", "Accuracy", "Precision", "Size", "MACs", "Parameters", ""]}>
+  return html`<${Table} caption="The front" head=${["Trial", "#Speed-up [95 %]", "#Latency [95 %]", "#Accuracy", "Precision", "#Size", "#MACs", "#Parameters", ""]}>
     ${points.map((point, index) => html`<tr key=${point.trial}>
       <th scope="row"><a href=${routeTo(["jobs", job.id, "trials", String(point.trial)])}>Trial ${point.trial}</a></th>
       <td class="num"><strong>${times(point.speedup)}</strong> <span class="soft">${interval(point.speedupLow, point.speedupHigh)}</span>${tied[index] !== null ? html`<span class="note">a tie with its neighbour</span>` : null}</td>

@@ -26,7 +26,7 @@ function Search({ job, columns, target }) {
 function Growth({ columns, palette }) {
   const grown = columns.hypervolume;
   const box = useChart(lineChart, {
-    palette, height: 220, xLabel: "Time since the start", yLabel: "Hypervolume", x: grown.map(([at]) => at), xValues: (u, values) => values.map((value) => duration(value)),
+    palette, height: 220, xLabel: "Time since the start", yLabel: "Hypervolume", x: grown.map(([at]) => at), xSpace: 90, xValues: (u, values) => values.map((value) => duration(value)),
     yValues: (u, values) => values.map((value) => digits(value, 3)),
     series: [{ label: "hypervolume", values: grown.map(([, area]) => area), color: palette.accent, isStepped: true }],
     describe: (index) => [`${digits(grown[index][1], 4)} after ${duration(grown[index][0])}`],
@@ -74,15 +74,15 @@ function Parallel({ job, columns, importance, palette }) {
 
 function Ranges({ ranges }) {
   if (!ranges) return html`<${Empty} title="No range has moved yet."><p>A group that was narrowed where accuracy was lost gets a lower ceiling, one whose narrowing cost nothing a higher one.</p><//>`;
-  return html`<${Table} caption="Moves of the ranges" head=${["After trials", "Group", "Ceiling", "Why"]}>
-    ${[...ranges.moves].reverse().map((move) => html`<tr><td class="num">${move.trials}</td><th scope="row" class="mono">${move.group}</th><td>${percent(move.ceiling[0], 0)} → ${percent(move.ceiling[1], 0)}</td><td>${move.reason}</td></tr>`)}<//>
+  return html`<${Table} caption="Moves of the ranges" head=${["#After trials", "Group", "Ceiling", "Its loss counts", "Why"]}>
+    ${[...ranges.moves].reverse().map((move) => html`<tr><td class="num">${move.trials}</td><th scope="row" class="mono">${move.group}</th><td>${move.ceiling[0] === move.ceiling[1] ? percent(move.ceiling[1], 0) : `${percent(move.ceiling[0], 0)} → ${percent(move.ceiling[1], 0)}`}</td><td>${times(move.factor[0])} → ${times(move.factor[1])}</td><td>${move.reason}</td></tr>`)}<//>
     <details><summary>Ceilings now</summary><dl class="pairs">${Object.entries(ranges.ceilings).map(([group, ceiling]) => html`<div><dt class="mono">${group}</dt><dd>${percent(ceiling, 0)}</dd></div>`)}</dl></details>`;
 }
 
 function predictor(job, target) {
   const found = Object.entries(job.report.predictor || {}).filter(([name]) => name.split(":")[0] === String(target));
   if (!found.length) return null;
-  return html`<${Card} title="How far to trust predictions"><${Table} caption="Errors of the latency model" head=${["Precision", "Trials", "Median error", "Worst tenth", "Channels step by"]}>
+  return html`<${Card} title="How far to trust predictions"><${Table} caption="Errors of the latency model" head=${["Precision", "#Trials", "#Median error", "#Worst tenth", "#Channels step by"]}>
     ${found.map(([name, one]) => html`<tr><th scope="row">${name.split(":")[1] || job.spec.targets[target].precision[0]}</th><td class="num">${one.trials}</td><td class="num">${percent(one.error_median)}</td><td class="num">${percent(one.error_p90)}</td><td class="num">${one.alignment}</td></tr>`)}<//>
     <p class="hint">Of trials the model had not seen when it was asked.</p><//>`;
 }

@@ -127,7 +127,7 @@ function Figures({ job }) {
     <${Stat} label="Best speed-up" note=${`at most ${(job.spec.objective.max_drop * 100).toFixed(1)} % lost`}>${times(p.best_speedup)}<//>
     <${Stat} label="Trials" note=${failed ? `${failed} gave no point` : `${p.trials_asked} asked`}>${p.trials_finished} of ${p.trials_budget}<//>
     ${p.finals_wanted ? html`<${Stat} label="Finals" note="recovered long">${p.finals_done} of ${p.finals_wanted}<//>` : null}
-    <${Stat} label="Time used" note=${html`<${Bar} share=${share} label="Budget used" />`}>${duration(elapsed)} of ${duration(p.wall_budget_s)}<//>
+    <${Stat} label="Time used" note=${html`of ${duration(p.wall_budget_s)}<${Bar} share=${share} label="Budget used" />`}>${duration(elapsed)}<//>
     <${Stat} label=${isOver ? "Ended" : "Submitted"} note=${isOver && job.ended_by ? `by ${job.ended_by}` : moment(job.created_at)}>${ago(isOver ? job.finished_at : job.created_at, now)}<//>
     ${job.queue ? html`<${Stat} label="In the queue" note=${job.queue.expected_wait_s !== null ? `about ${duration(job.queue.expected_wait_s)}` : null}>${job.queue.ahead} ahead<//>` : null}
     ${!isOver ? html`<${Stat} label="Now" note=${`${p.builds_waiting} builds, ${p.measurements_waiting} measurements wait`}><span class="now">${running.join("; ") || "nothing runs"}</span><//>` : null}

@@ -78,7 +78,7 @@ function Samples({ one }) {
   return html`<${Card} title=${title} actions=${html`<span class="soft">${moment(measurement.finished_at)}</span>${measurement.is_suspect ? html`<${Badge} state="failed">suspect<//>` : null}${timing.is_noisy ? html`<${Badge} state="paused">noisy<//>` : null}`}>
     <${Trouble} error=${problem} />
     ${samples?.start.length ? html`<${Pairs} samples=${samples} palette=${palette} />` : samples ? html`<p class="soft">No raw samples are kept of it.</p>` : html`<${Loading} what="the samples" />`}
-    <${Table} caption="Figures of both files" head=${["", "Latency", "Alone, median", "p90", "p99", "First run", "Load", "Peak memory", "Energy a run"]}>
+    <${Table} caption="Figures of both files" head=${["", "#Latency", "#Alone, median", "#p90", "#p99", "#First run", "#Load", "#Peak memory", "#Energy a run"]}>
       <tr><th scope="row">Candidate</th><td class="num">${ms(timing.latency_ms)}</td><${Times} timing=${timing.timing} /></tr>
       <tr><th scope="row">Dense</th><td class="num">${ms(outcome.baseline.latency_ms)}</td><${Times} timing=${outcome.baseline} /></tr><//>
     <p>${times(timing.speedup)} [${interval(...timing.speedup_ci)}] over ${timing.pairs} pairs${timing.discarded_pairs ? `, ${timing.discarded_pairs} more discarded` : ""}. ${timing.unmet ? html`<span class="soft">${timing.unmet}</span>` : null}</p>
@@ -125,7 +125,7 @@ function Stages({ builds, measurements }) {
 function Files({ builds, number }) {
   const [problem, setProblem] = useState(null);
   const files = builds.flatMap((build) => (build.outcome?.artifacts || []).map((made) => ({ ...made, kind: build.request.kind })));
-  return html`<${Card} title="Files"><${Trouble} error=${problem} />${files.length ? html`<${Table} caption="Files" head=${["Of", "Format", "Size", "sha256", ""]}>
+  return html`<${Card} title="Files"><${Trouble} error=${problem} />${files.length ? html`<${Table} caption="Files" head=${["Of", "Format", "#Size", "sha256", ""]}>
     ${files.map((made) => html`<tr><th scope="row">${made.kind}</th><td>${made.format}, ${made.precision}</td><td class="num">${bytes(made.artifact.size_bytes)}</td><td><code title=${made.artifact.digest}>${shortDigest(made.artifact.digest)}…</code></td>
       <td><${Act} label="Download" tone="small" onProblem=${setProblem} run=${() => download(made.artifact.digest, `trial-${String(number).padStart(3, "0")}-${made.kind}.${made.format}`)} /></td></tr>`)}<//>` : html`<p class="soft">None yet.</p>`}<//>`;
 }
