@@ -77,6 +77,19 @@ class Ranges(BaseModel):
     moves: list[Move] = []
 
 
+class ZerosProbe(BaseModel):
+    """What a pattern of zeros did for a target: the dense model with it, against the dense model without."""
+
+    trial: int
+    speedup: float
+    speedup_ci: tuple[float, float]
+    pays: bool
+    accuracy_search: float
+    compressed_bytes: int | None = None
+    dense_compressed_bytes: int | None = None
+    says: str
+
+
 class JobReport(BaseModel):
     """The parts of a report that are shown; empty where the server has not written them (yet)."""
 
@@ -84,6 +97,7 @@ class JobReport(BaseModel):
     joint: list[JointPoint] = []
     predictor: dict[str, PredictorError] = {}
     ranges: dict[str, Ranges] = {}
+    weights: dict[str, dict[str, ZerosProbe]] = {}
     wall_s: float | None = None
     overhead_s: float | None = None
     stages_s: dict[str, float] = {}
@@ -127,6 +141,8 @@ def report_block(
         parts += _predictor(report.predictor)
     if any(one.moves for one in report.ranges.values()):
         parts += _moves(report.ranges)
+    if report.weights:
+        parts += _weights(report.weights)
     parts += _rest(report)
     if not parts:
         return Text(f"No report yet: job {job.id} is {job.state.value}. It is written when the search ends.")
@@ -212,6 +228,26 @@ def _moves(ranges: Mapping[str, Ranges]) -> list[RenderableType]:
     columns = ("target", "group", ">after trials", "at most pruned", "because")
     table = table_of(columns, rows, folding={"group", "because"})
     return _section("How far groups may be pruned, and why that moved", table)
+
+
+def _weights(probes: Mapping[str, Mapping[str, ZerosProbe]]) -> list[RenderableType]:
+    rows = [
+        (
+            name,
+            pattern,
+            f"{one.speedup:.2f}x [{one.speedup_ci[0]:.2f}, {one.speedup_ci[1]:.2f}]",
+            f"{one.compressed_bytes / one.dense_compressed_bytes:.0%}"
+            if one.compressed_bytes and one.dense_compressed_bytes
+            else "-",
+            f"{one.accuracy_search:.4f}",
+            one.says,
+        )
+        for name, found in sorted(probes.items())
+        for pattern, one in found.items()
+    ]
+    columns = ("target", "zeros", ">speed-up", ">size when compressed", ">accuracy (search)", "says")
+    note = "the dense model with these weights set to zero, against the dense model without; measured, after a short recovery"
+    return _section("Single weights set to zero", table_of(columns, rows, folding={"says"}), note)
 
 
 def _rest(report: JobReport) -> list[RenderableType]:

@@ -114,6 +114,9 @@ class BuiltArtifact(_Message):
     precision: str = "fp32"
     accuracy_search: float | None = Field(default=None, description="Of the file, on the search split.")
     accuracy_test: float | None = Field(default=None, description="Of the file, on the test split. Finals only.")
+    compressed_bytes: int | None = Field(
+        default=None, description="Size when deflated: of the dense model, and of files whose weights were set to zero."
+    )
 
 
 class AccuracyReport(_Message):

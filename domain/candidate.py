@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from domain.errors import Invalid
 
 
 class GroupInfo(BaseModel):
@@ -94,6 +97,11 @@ class Candidate(BaseModel):
     sparsity: dict[str, float] = Field(description="Group name -> fraction of channels removed, 0 <= s < 1, as asked.")
     widths: dict[str, int] = Field(description="Group name -> channels kept, after alignment.")
     dropped: tuple[str, ...] = Field(default=(), description="Blocks replaced by the identity, sorted.")
+    zeros: str = Field(
+        default="",
+        description="Single weights set to zero in what is left: `row:0.75` the smallest three quarters of each row, `2:4` two of "
+        "every four; empty: none.",
+    )
     precision: str = "fp32"
     importance: ImportanceMix = ImportanceMix()
     recovery: RecoveryPlan = RecoveryPlan()
@@ -103,6 +111,13 @@ class Candidate(BaseModel):
     def _sort_dropped(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(sorted(set(names)))
 
+    @field_validator("zeros")
+    @classmethod
+    def _known_zeros(cls, text: str) -> str:
+        if text:
+            parse_zeros(text)
+        return text
+
     @property
     def kept_widths(self) -> dict[str, int]:
         """Widths of the groups that are there: those inside a dropped block are gone, whatever width they were given."""
@@ -111,15 +126,20 @@ class Candidate(BaseModel):
         return {name: width for name, width in self.widths.items() if not is_inside(name, self.dropped)}
 
     @property
-    def identity(self) -> tuple[frozenset[tuple[str, int]], tuple[str, ...], str]:
+    def identity(self) -> tuple[frozenset[tuple[str, int]], tuple[str, ...], str, str]:
         """What ``architecture`` is the hash of: equal for equal networks, and quick to compare among thousands."""
-        return frozenset(self.kept_widths.items()), self.dropped, self.precision
+        return frozenset(self.kept_widths.items()), self.dropped, self.precision, self.zeros
 
     @property
     def architecture(self) -> str:
-        """Hash of what decides latency: kept widths, blocks and precision. Equal architectures are built once a job."""
+        """Hash of what decides latency: kept widths, blocks, zeros and precision. Equal architectures are built once a job."""
         return _short_hash(
-            {"widths": self.kept_widths, "dropped": sorted(set(self.dropped)), "precision": self.precision}
+            {
+                "widths": self.kept_widths,
+                "dropped": sorted(set(self.dropped)),
+                "precision": self.precision,
+                "zeros": self.zeros,
+            }
         )
 
     @property
@@ -130,7 +150,26 @@ class Candidate(BaseModel):
 
     def is_dense(self, groups: list[GroupInfo]) -> bool:
         whole = all(self.widths.get(group.name, group.channels) >= group.channels for group in groups)
-        return whole and not self.dropped
+        return whole and not self.dropped and not self.zeros
+
+
+_ZEROS = re.compile(r"row:(0\.\d{1,3})|(\d{1,2}):(\d{1,2})")
+
+
+def parse_zeros(text: str) -> tuple[float, tuple[int, int] | None]:
+    """Return the share of weights that ``Candidate.zeros`` sets to zero, and (kept, of) where it is an N:M pattern.
+
+    Raises:
+        Invalid: ``bad_zeros``.
+    """
+    found = _ZEROS.fullmatch(text)
+    if found is not None and found[1]:
+        share = float(found[1])
+        if share > 0:
+            return share, None
+    elif found is not None and 0 < int(found[2]) < int(found[3]):
+        return 1 - int(found[2]) / int(found[3]), (int(found[2]), int(found[3]))
+    raise Invalid(f"{text!r} names no pattern of zeros; write row:0.75, or 2:4.", code="bad_zeros")
 
 
 def is_inside(name: str, blocks: Collection[str]) -> bool:

@@ -44,6 +44,7 @@ class Point(_Part):
     precision: str
     candidate: dict[str, float] = Field(description="Sparsity per group; empty for the dense model.")
     widths: dict[str, int] = Field(default_factory=dict)
+    zeros: str = Field(default="", description="Single weights set to zero (`row:0.8`, `2:4`); empty: none.")
     artifacts: tuple[PointArtifact, ...]
     manifest: Digest | None = None
     measured_at: datetime

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json
 import platform
+import zlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from importlib.metadata import version
 
@@ -51,6 +52,7 @@ from pruning.skipping import score_blocks
 from pruning.stopwatch import Stopwatch
 from pruning.surgery import read_widths
 from pruning.weights import dump_weights, load_weights
+from pruning.zeros import set_zeros
 
 SENSITIVITY_SPARSITIES = (0.5, 0.75)
 SENSITIVITY_SAMPLES = 320  # of val, and half as many calibration samples: a few dozen evaluations must stay cheap
@@ -159,13 +161,14 @@ class TorchBuilder:
         with watch.measure("prune"):
             source = dense if request.start is None else self._inherited(dense, request, request.start, watch)
             model = source.pruned_as(request.candidate, watch.hold)
-        if request.start is None or not _is_same_shape(request.start.candidate, request.candidate):
+        hold_zeros = set_zeros(model, request.candidate.zeros)
+        if request.start is None or not _is_same_network(request.start.candidate, request.candidate):
             with watch.measure("batch_norm"):
                 reestimate_batch_norm(model, dense.calibration()[0], dense.compute, hold=watch.hold)
         # What it is worth before recovery is not looked at: it ranks candidates badly, and cost a tenth of a build.
         plan = request.candidate.recovery
         if plan.epochs > 0:
-            self._recover(dense, model, plan, plan.epochs, request.seed, watch)
+            self._recover(dense, model, plan, plan.epochs, request.seed, watch, hold_zeros)
         with watch.measure("evaluate"):
             search = dense.evaluate(model, "val", watch.hold)
         artifacts = self._export(dense, model, request, (request.candidate.precision,), search, watch)
@@ -184,7 +187,8 @@ class TorchBuilder:
                     load_weights(model, self._artifacts.read(request.start.digest), field="start")
                 else:
                     reestimate_batch_norm(model, dense.calibration()[0], dense.compute, hold=watch.hold)
-            self._recover(dense, model, request.candidate.recovery, request.epochs, request.seed, watch)
+                hold_zeros = set_zeros(model, request.candidate.zeros)
+            self._recover(dense, model, request.candidate.recovery, request.epochs, request.seed, watch, hold_zeros)
         with watch.measure("evaluate"):
             search = dense.evaluate(model, "val", watch.hold)
         exported = self._export(dense, model, request, precisions, search, watch)
@@ -277,7 +281,14 @@ class TorchBuilder:
         return tuple(group.info.model_copy(update={"sensitivity": losses[group.name]}) for group in groups)
 
     def _recover(
-        self, dense: Dense, model: nn.Module, plan: RecoveryPlan, epochs: float, seed: int, watch: Stopwatch
+        self,
+        dense: Dense,
+        model: nn.Module,
+        plan: RecoveryPlan,
+        epochs: float,
+        seed: int,
+        watch: Stopwatch,
+        after_step: Callable[[], None],
     ) -> None:
         compute = choose_compute(dense.compute.device, plan.precision)
         with watch.measure("recover"):
@@ -287,7 +298,7 @@ class TorchBuilder:
                 compute = faster_compute(
                     model, data.inputs[: batch_of(recipe, len(data.inputs))], compute, hold=watch.hold
                 )
-            train(model, data, recipe, compute, progress=watch.tell, hold=watch.hold)
+            train(model, data, recipe, compute, progress=watch.tell, hold=watch.hold, after_step=after_step)
 
     def _export(
         self,
@@ -309,6 +320,8 @@ class TorchBuilder:
             with torch.no_grad():
                 outputs = joined(file_outputs(on_cpu, inputs))
         artifacts = []
+        candidate = None if isinstance(request, PrepareRequest) else request.candidate
+        weighs = candidate is None or bool(candidate.zeros)
         for format, own_precisions in wanted.items():
             exporter = make_exporter(format)
             with watch.measure("export"), watch.hold():
@@ -328,11 +341,18 @@ class TorchBuilder:
                     with watch.measure("evaluate"), watch.hold():
                         logits = exporter.run(made, dense.splits.val[0], threads=self._threads, precision=precision)
                     own = dense.score(logits, dense.labels("val", watch.hold))
-                artifacts.append(self._stored(exporter, made, check, precision, own))
+                artifacts.append(self._stored(exporter, made, check, precision, own, weighs=weighs))
         return tuple(artifacts)
 
     def _stored(
-        self, exporter: Exporter, file: bytes, check: Mapping[str, np.ndarray], precision: str, accuracy: float
+        self,
+        exporter: Exporter,
+        file: bytes,
+        check: Mapping[str, np.ndarray],
+        precision: str,
+        accuracy: float,
+        *,
+        weighs: bool,
     ) -> BuiltArtifact:
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **{name: _no_denormals(array) for name, array in check.items()})
@@ -342,6 +362,7 @@ class TorchBuilder:
             check=self._artifacts.put_bytes(buffer.getvalue(), ArtifactKind.CHECK),
             precision=precision,
             accuracy_search=accuracy,
+            compressed_bytes=len(zlib.compress(file, level=1)) if weighs else None,
         )
 
     def _run_file(self, artifact: BuiltArtifact, inputs: Tensor, watch: Stopwatch) -> Tensor:
@@ -400,8 +421,8 @@ def _wanted_files(formats: tuple[str, ...], precisions: tuple[str, ...]) -> dict
     return wanted
 
 
-def _is_same_shape(one: Candidate, other: Candidate) -> bool:
-    return (one.kept_widths, one.dropped) == (other.kept_widths, other.dropped)
+def _is_same_network(one: Candidate, other: Candidate) -> bool:
+    return (one.kept_widths, one.dropped, one.zeros) == (other.kept_widths, other.dropped, other.zeros)
 
 
 def _narrowed(group: Group, sparsity: float) -> int:

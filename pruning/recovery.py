@@ -140,6 +140,7 @@ def train(
     *,
     progress: Callable[[float], None] = lambda fraction: None,
     hold: Hold = nullcontext,
+    after_step: Callable[[], None] = lambda: None,
 ) -> None:
     """Train a model in place with warm-up and cosine decay; left in eval mode, all parameters unfrozen.
 
@@ -152,6 +153,7 @@ def train(
         compute: Device and precision; fp16 trains with a loss scale.
         progress: Told the fraction done after every batch; may raise to stop.
         hold: Entered around every batch.
+        after_step: Called after every step: what must hold of the weights is put right there (``pruning.zeros``).
 
     Raises:
         TrainingDiverged: Where the loss is not finite.
@@ -185,6 +187,7 @@ def train(
                 scaler.scale(loss).backward()
                 scaler.step(optimizer)
                 scaler.update()
+                after_step()
             progress((step + 1) / steps)
     model.zero_grad(set_to_none=True)
     model.eval()

@@ -23,6 +23,7 @@ from search.actions import Action, End, Enter, Report, StartBuild, StartMeasurem
 from search.precision import dense_points, session_key, yardstick
 from search.told import allowed_drop
 from search.view import View, content_key, failure_of, measured_file
+from search.zeros import may_stand
 
 AGAIN = ":again"  # ends the key of a session that repeats a suspect one
 MOST_AGAIN = 2
@@ -32,7 +33,8 @@ def search_front(view: View, target: int) -> list[Trial]:
     """Return the non-dominated measured trials of a target, fastest first, without those the dense model beats."""
     key = "search_front", target
     if key not in view.memory:
-        front = nondominated(view.succeeded(target), latency=_latency, error=_error)
+        measured = [trial for trial in view.succeeded(target) if may_stand(view, trial)]
+        front = nondominated(measured, latency=_latency, error=_error)
         dense = dense_points(view, target)
         view.memory[key] = [t for t in front if all(_latency(t) < ratio or _error(t) < error for ratio, error in dense)]
     return list(view.memory[key])

@@ -15,6 +15,7 @@ from domain.trial import Trial
 from search import finals
 from search.precision import Scale, baseline_scale, first_of, is_mixed, scale_in, session_key
 from search.view import View, deployable
+from search.zeros import may_stand
 
 # Accuracies are counts over samples: this only forgives the last bit of a float.
 EPSILON = 1e-9
@@ -80,7 +81,7 @@ def _search_points(view: View, target: int, reference_ms: float) -> list[Point]:
     points = []
     for trial in view.succeeded(target):
         built, measured = view.built(trial), view.measured(trial)
-        if built is None or measured is None:
+        if built is None or measured is None or not may_stand(view, trial):
             continue
         measurement, outcome, timing = measured
         scale = baseline_scale(view, target, trial.candidate.precision)
@@ -162,6 +163,7 @@ def _point(
         precision=trial.candidate.precision,
         candidate=real_sparsity(view, target, trial),
         widths=dict(built.widths or trial.candidate.widths),
+        zeros=trial.candidate.zeros,
         artifacts=point_artifacts(built, view.format_of(target)),
         manifest=manifest_of(view, target, deployable(built, view.format_of(target))),
         measured_at=_measured_at(measurement),

@@ -38,7 +38,9 @@ def inherited(view: View, target: int, candidate: Candidate) -> Inherited | None
     dense = view.dense_of(target)
     for trial in view.snapshot.trials:
         built = view.built(trial)
-        if built is None or not _contains(trial.candidate, candidate):
+        if built is None or trial.candidate.zeros not in {"", candidate.zeros}:
+            continue  # zeros stay zeros: they would be in the way of a network that has none
+        if not _contains(trial.candidate, candidate):
             continue
         if not math.isfinite(built.accuracy.search) or not _is_worth_it(dense, built):
             continue
@@ -76,8 +78,8 @@ def _contains(wide: Candidate, narrow: Candidate) -> bool:
     )
 
 
-def _shape(candidate: Candidate) -> tuple[dict[str, int], tuple[str, ...]]:
-    return candidate.kept_widths, candidate.dropped
+def _shape(candidate: Candidate) -> tuple[dict[str, int], tuple[str, ...], str]:
+    return candidate.kept_widths, candidate.dropped, candidate.zeros
 
 
 def _is_worth_it(dense: BuildResult, built: BuildResult) -> bool:

@@ -42,7 +42,7 @@ def joint_front(view: View) -> list[JointPoint]:
         return []
     by_architecture: dict[str, dict[int, Trial]] = {}
     for target in targets:
-        for trial in view.succeeded(target):
+        for trial in view.shaped(target):
             by_architecture.setdefault(trial.candidate.architecture, {})[target] = trial
     points = []
     for found in by_architecture.values():

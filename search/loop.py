@@ -35,6 +35,7 @@ from search.space import SearchSpace
 from search.stopping import growth
 from search.study import ALL, TargetStudy
 from search.view import View
+from search.zeros import weights_report
 
 DEVICES_S = 2.0  # how old the list of devices may be
 SNAPSHOT_S = 5.0  # how old a snapshot may be, should word of a change get lost
@@ -209,6 +210,7 @@ class SearchLoop:
                 "hypervolume": curves,
                 "joint": joint_report(view),
                 "why": why_report(view),
+                "weights": weights_report(view),
                 **self._manifests(view),
             }
             self._store.merge_report(run.lease, report)

@@ -39,7 +39,7 @@ def network_of(view: View, target: int) -> Network:
 def fit_models(view: View, target: int, network: Network | None = None, *, parts: Parts = Parts()) -> Models:
     """Fit all predictors of a target on its measured and built trials; before any, they say what is usual."""
     network = network or network_of(view, target)
-    measured = view.succeeded(target) if parts.latency_model else []
+    measured = view.shaped(target) if parts.latency_model else []
     latency: dict[str, LatencyModel] = {
         precision: _fit_latency(view, target, precision, network, measured)
         for precision in view.spec.targets[target].precision
@@ -58,7 +58,7 @@ def second_half_errors(view: View, target: int, precision: str) -> list[float]:
     This is what a user can hold against the predictor: no trial helps to predict itself, and none that came later does.
     """
     network = network_of(view, target)
-    measured = [t for t in view.succeeded(target) if t.candidate.precision == precision and t.values is not None]
+    measured = [t for t in view.shaped(target) if t.candidate.precision == precision and t.values is not None]
     errors = []
     for index in range(max(1, len(measured) // 2), len(measured)):
         model = _fit_latency(view, target, precision, network, measured[:index])
@@ -80,7 +80,7 @@ def predictor_report(view: View) -> dict[str, JsonValue]:
             if not errors:
                 continue
             report[str(index) if place == 0 else f"{index}:{precision}"] = {
-                "trials": sum(trial.candidate.precision == precision for trial in view.succeeded(index)),
+                "trials": sum(trial.candidate.precision == precision for trial in view.shaped(index)),
                 "alignment": model.alignment,
                 "coefficients": [round(float(value), 5) for value in model.coefficients],
                 "error_median": round(float(np.median(errors)), 4),
@@ -131,7 +131,7 @@ def _losses(view: View, target: int, network: Network) -> list[tuple[Ints, float
     for trial in reversed(view.snapshot.trials):
         built = view.built(trial)
         # A duplicate has no build of its own; what two targets share counts twice, which does no harm.
-        if built is not None and trial.candidate.precision == first:
+        if built is not None and trial.candidate.precision == first and not trial.candidate.zeros:
             found.append((_row(network, trial), dense - built.accuracy.search))
         if len(found) == loss_model.MOST_TRIALS:
             break

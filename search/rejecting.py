@@ -22,7 +22,9 @@ def why_rejected(view: View, trial: Trial, built: BuildResult) -> str | None:
     Dominated beyond doubt: a measured trial of the same precision is clearly more accurate, no group of it is wider, and its
     MACs are clearly fewer. Fewer MACs alone would not do: they do not decide latency.
     """
-    measured = view.succeeded(trial.target)
+    if trial.candidate.zeros:
+        return None  # whether zeros make the target faster is what it was built to find out
+    measured = [other for other in view.succeeded(trial.target) if not other.candidate.zeros]
     if not measured:
         return None
     accuracy = built.accuracy.search

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from domain.candidate import Candidate
 from domain.measurement import Measured
 from domain.trial import Trial, TrialState
+from search import zeros
 from search.finals import search_front
 from search.models import Models
 from search.space import SearchSpace
@@ -138,6 +139,15 @@ def in_other_precisions(space: SearchSpace, view: View, target: int, models: Mod
                 stem = (link.seed_name or "").removesuffix("~")
                 return seed_of(space, models, _named(space, stem, precision), candidate)
     return None
+
+
+def with_zeros(space: SearchSpace, view: View, target: int, models: Models) -> Seed | None:
+    """Return a probe of the weight level, or a point of the front with zeros where they pay; None: nothing to try now."""
+    found = zeros.next_candidate(space, view, target, search_front(view, target))
+    if found is None:
+        return None
+    name, candidate = found
+    return Seed(f"{name}~", space.project(space.row_of(candidate), models, candidate.precision), candidate)
 
 
 def _named(space: SearchSpace, name: str, precision: str) -> str:

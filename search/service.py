@@ -25,7 +25,7 @@ class Capabilities:
     ``models`` and ``datasets`` name the built-in ones; empty: not known here, so not checked.
     """
 
-    levels: tuple[str, ...] = ("block", "channel")
+    levels: tuple[str, ...] = ("block", "channel", "weight")
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
     runtimes: tuple[str, ...] = ("onnxruntime",)
     exports: tuple[str, ...] = tuple(FORMATS)

@@ -21,7 +21,7 @@ from search.finals import search_front
 from search.models import Models, fit_models
 from search.options import Parts
 from search.sampler import Preset, ask_seed, make_sampler
-from search.seeds import Seed, aimed, in_other_precisions, next_link, shared
+from search.seeds import Seed, aimed, in_other_precisions, next_link, shared, with_zeros
 from search.space import SearchSpace
 from search.told import Told, constraint_names, told_of
 from search.view import View, trailing_duplicates
@@ -124,7 +124,7 @@ class TargetStudy:
 
     def models(self, view: View) -> Models:
         """Return the target's predictors, fitted anew whenever something was learnt."""
-        known = len(view.succeeded(self._target)), sum(view.built(trial) is not None for trial in view.snapshot.trials)
+        known = len(view.shaped(self._target)), sum(view.built(trial) is not None for trial in view.snapshot.trials)
         if self._models is None or known != self._known:
             self._models = fit_models(view, self._target, self._space.network, parts=self._parts)
             self._known = known
@@ -136,11 +136,18 @@ class TargetStudy:
             return None
         if sum(trial.seed_name is not None for trial in trials) < self._seeds:
             links = self._seeds // len(self._space.precisions)
+            link = next_link(self._space, view, self._target, models, limit=max(1, links))
             seed = (
-                next_link(self._space, view, self._target, models, limit=max(1, links))
+                (link if not trials else None)  # first of all something narrower, whatever zeros may bring
+                or with_zeros(self._space, view, self._target, models)
+                or link
                 or aimed(self._space, view, self._target, models)
                 or in_other_precisions(self._space, view, self._target, models)
             )
+            if seed is not None:
+                return seed
+        else:
+            seed = with_zeros(self._space, view, self._target, models)
             if seed is not None:
                 return seed
         return shared(self._space, view, self._target, models)
@@ -149,7 +156,8 @@ class TargetStudy:
         """Return an architecture not seen before next to a random point of the measured front, wider afield each try."""
         dice = random.Random(ask_seed(self._seed, self._target, number))
         # Parameters of a projected seed stand for another candidate than the one measured.
-        parents = [t for t in search_front(view, self._target) if not (t.seed_name or "").endswith("~")]
+        front = [trial for trial in search_front(view, self._target) if not trial.candidate.zeros]
+        parents = [trial for trial in front if not (trial.seed_name or "").endswith("~")]
         seen = view.identities_of(self._target)
         for attempt in range(NEIGHBOUR_TRIES if parents else 0):
             parent = dice.choice(parents)

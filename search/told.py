@@ -77,6 +77,10 @@ def told_of(trial: Trial, view: View) -> Told | None:
     if not trial.state.is_terminal:
         return None
     source = view.original(trial)
+    if source.candidate.zeros:
+        return Told(
+            "fail", None, {}
+        )  # no parameter says that weights were set to zero: what it lost is not the parameters' fault
     if source.values is not None and source.state is TrialState.SUCCEEDED:
         values = source.values
         return Told("complete", (values.error, values.latency_ratio), dict(values.constraints))

@@ -160,6 +160,10 @@ class View:
     def succeeded(self, target: int) -> list[Trial]:
         return [trial for trial in self.trials_of(target) if trial.state is TrialState.SUCCEEDED]
 
+    def shaped(self, target: int) -> list[Trial]:
+        """Return the measured trials that differ from the dense model by their shape alone: what predictors learn from."""
+        return [trial for trial in self.succeeded(target) if not trial.candidate.zeros]
+
 
 def prepare_request(view: View, batch: int) -> PrepareRequest:
     """Return what is asked of the builder first, for the targets of a batch."""

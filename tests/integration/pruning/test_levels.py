@@ -6,6 +6,7 @@ import io
 from contextlib import nullcontext
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -101,6 +102,40 @@ def test_a_transformer_loses_heads_features_and_halves_of_layers(store: FolderSt
     before = _build(builder, CandidateRequest(model=VIT, data=DATA, weights=prepared.weights, candidate=untrained))
     assert built.accuracy.search > max(0.5, before.accuracy.search)
     assert b"blocks.1.attention" not in _passes_its_check(store, built)
+
+
+@pytest.mark.parametrize(("zeros", "share"), [("2:4", 0.5), ("row:0.8", 0.8)])
+def test_weights_set_to_zero_stay_zero_in_the_file_and_through_the_final(
+    store: FolderStore, builder: TorchBuilder, zeros: str, share: float
+) -> None:
+    prepared = _build(builder, PrepareRequest(model=RESNET, data=DATA))
+    plan = RecoveryPlan(epochs=2, learning_rate=0.05)
+    candidate = Candidate(
+        sparsity={}, widths={group.name: group.channels for group in prepared.groups}, zeros=zeros, recovery=plan
+    )
+    built = _build(builder, CandidateRequest(model=RESNET, data=DATA, weights=prepared.weights, candidate=candidate))
+    assert built.macs == prepared.macs and built.params == prepared.params, "zeros are no smaller network"
+    assert built.accuracy.search > 0.8
+    assert _zeros_of(_passes_its_check(store, built)) == pytest.approx(share, abs=0.03)
+    (file,), (dense,) = built.artifacts, prepared.artifacts
+    assert file.compressed_bytes is not None and dense.compressed_bytes is not None
+    assert file.compressed_bytes < (1 - 0.6 * share) * dense.compressed_bytes
+    final = _build(
+        builder,
+        FinalRequest(
+            model=RESNET, data=DATA, weights=prepared.weights, start=built.weights, candidate=candidate, epochs=1
+        ),
+    )
+    assert _zeros_of(_passes_its_check(store, final)) == pytest.approx(share, abs=0.03)
+    assert final.accuracy.test is not None and final.accuracy.test > 0.8
+
+
+def _zeros_of(file: bytes) -> float:
+    """Return the share of zeros in a file's filters but the first layer's, whose rows are too short."""
+    tensors = [onnx.numpy_helper.to_array(one) for one in onnx.load_from_string(file).graph.initializer]
+    filters = [tensor for tensor in tensors if tensor.ndim == 4 and tensor[0].size >= 16]
+    assert filters
+    return sum(int((tensor == 0).sum()) for tensor in filters) / sum(tensor.size for tensor in filters)
 
 
 def test_an_unknown_block_is_the_candidates_fault(builder: TorchBuilder) -> None:

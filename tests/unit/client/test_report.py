@@ -49,6 +49,21 @@ REPORT = {
             ],
         }
     },
+    "weights": {
+        "0": {
+            "2:4": {
+                "trial": 1,
+                "speedup": 1.003,
+                "speedup_ci": [0.996, 1.009],
+                "pays": False,
+                "accuracy_search": 0.93,
+                "size_bytes": 1000,
+                "compressed_bytes": 560,
+                "dense_compressed_bytes": 930,
+                "says": "no gain in onnxruntime",
+            }
+        }
+    },
     "wall_s": 212.7,
     "overhead_s": 1.4,
     "stages_s": {"candidate.recover": 54.1},
@@ -77,6 +92,9 @@ def test_everything_the_report_holds_is_shown() -> None:
         "11.8%",
         "0.80 → 0.63",
         "lost more",
+        "1.00x [1.00, 1.01]",
+        "60%",
+        "no gain in onnxruntime",
         "classifier stays whole",
         "1.4 s of it was neither",
     ):

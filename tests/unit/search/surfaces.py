@@ -61,6 +61,7 @@ class FakeBuilder:
         self.groups = groups
         self.fault: Callable[[BuildRequest], Failed | None] = lambda request: None
         self.latency_by_digest: dict[str, float] = {}
+        self.zeros_gain: dict[str, float] = {}  # what a pattern of zeros divides the latency by; none: nothing
 
     def build(self, request: BuildRequest) -> BuildOutcome:
         failed = self.fault(request)
@@ -73,6 +74,7 @@ class FakeBuilder:
         if candidate is not None:
             lost *= 1.0 - 0.2 * candidate.importance.taylor
             lost += 0.01 * abs(math.log(candidate.recovery.learning_rate / 0.03))
+            lost += 0.004 if candidate.zeros else 0.0
         if isinstance(request, FinalRequest) and candidate is not None:
             lost /= 3
         is_dense_final = isinstance(request, FinalRequest) and candidate is None
@@ -89,7 +91,8 @@ class FakeBuilder:
             in_fp32 = "dense" if is_dense else name
             told = [in_fp32, *([precision] if precision != "fp32" else []), *([format] if format != "onnx" else [])]
             file = ref_of("/".join(told), ArtifactKind(format))
-            self.latency_by_digest[file.digest] = (0.2 + 0.8 * work) * share_of_time
+            gain = self.zeros_gain.get(candidate.zeros, 1.0) if candidate is not None else 1.0
+            self.latency_by_digest[file.digest] = (0.2 + 0.8 * work) * share_of_time / gain
             artifacts.append(
                 BuiltArtifact(
                     format=format,
@@ -97,6 +100,7 @@ class FakeBuilder:
                     check=ref_of(f"check/{name}/{precision}", ArtifactKind.CHECK),
                     precision=precision,
                     accuracy_search=DENSE_ACCURACY - lost - cost,
+                    compressed_bytes=500 if candidate is not None and candidate.zeros else 900 if is_dense else None,
                     accuracy_test=DENSE_ACCURACY - 0.01 - lost - cost if isinstance(request, FinalRequest) else None,
                 )
             )
