@@ -8,7 +8,6 @@ of it stands on a front. One that shows a gain is tried on every point of the fr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
@@ -16,21 +15,18 @@ from domain.candidate import Candidate
 from domain.trial import Trial
 from search.view import View, deployable
 
-if TYPE_CHECKING:
-    from search.space import SearchSpace
-
 PATTERNS = ("2:4", "row:0.8")  # what sparse matrix units read; what runtimes with sparse kernels ask for at least
 LEAST_GAIN = 1.02
 NAME = "zeros-"
 
 
-def next_candidate(space: SearchSpace, view: View, target: int, front: Sequence[Trial]) -> tuple[str, Candidate] | None:
+def next_candidate(view: View, target: int, dense: Candidate, front: Sequence[Trial]) -> tuple[str, Candidate] | None:
     """Return the name and candidate of the next trial of the level; None: nothing to try (now).
 
     Args:
-        space: Of the target.
         view: The job.
-        target: Its index.
+        target: Index of the target.
+        dense: The candidate that prunes nothing, in the target's first precision, with its recovery.
         front: The measured front so far.
     """
     if "weight" not in view.spec.levels:
@@ -39,7 +35,6 @@ def next_candidate(space: SearchSpace, view: View, target: int, front: Sequence[
     for pattern in PATTERNS:
         name = f"{NAME}{pattern}"
         if all(trial.seed_name != f"{name}~" for trial in trials):
-            dense = space.candidate(space.network.dense, space.in_precision(space.neutral, space.precisions[0]))
             return name, dense.model_copy(update={"zeros": pattern})
     if trials and trials[-1].candidate.zeros:
         return None  # what widths are worth trying is learnt from the others: every second trial is theirs
