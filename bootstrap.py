@@ -50,13 +50,17 @@ class Server:
         self.engine.dispose()
 
 
-def connect(settings: CoreSettings) -> Server:
+def connect(settings: CoreSettings, role: str = "") -> Server:
     """Wire the tables, the artifacts and the launcher.
+
+    Args:
+        settings: Where they are.
+        role: Shown to who looks at the database's connections.
 
     Raises:
         Unavailable: ``stale_schema`` where the database is not at this version's schema.
     """
-    engine = make_engine(settings.database_url.get_secret_value())
+    engine = make_engine(settings.database_url.get_secret_value(), role=role)
     if not schema_is_current(engine):
         raise Unavailable(
             "The database's schema is not this version's; run `pruneloop db upgrade` and start again.",
@@ -74,9 +78,10 @@ def make_search_work(settings: SearchSettings) -> SearchWork:
     from search.loop import SearchLoop
     from search.options import Parts
     from workers.drain import is_draining
+    from workers.names import take_name
     from workers.search import SearchWork
 
-    server = connect(settings)
+    server = connect(settings, "search")
     return SearchWork(
         store=server.store,
         loop=SearchLoop(
@@ -86,7 +91,7 @@ def make_search_work(settings: SearchSettings) -> SearchWork:
             preset=settings.search_sampler,
             parts=Parts.without(settings.search_without),
         ),
-        owner=process_name("search"),
+        owner=take_name("search", settings.names_dir),
         is_draining=is_draining,
         slice_s=settings.slice_s,
     )
@@ -97,14 +102,15 @@ def make_build_work(settings: BuildSettings) -> BuildWork:
     from workers.agent import quiet
     from workers.build import BuildWork
     from workers.drain import is_draining
+    from workers.names import take_name
 
-    server = connect(settings)
+    server = connect(settings, "build")
     return BuildWork(
         store=server.store,
         builder=TorchBuilder(server.artifacts, threads=settings.threads or default_threads()),
         launcher=server.launcher,
         hold=lambda: quiet.building(quiet.default_path()),
-        owner=process_name("build"),
+        owner=take_name("build", settings.names_dir),
         is_draining=is_draining,
     )
 
@@ -114,7 +120,7 @@ def make_api(settings: ApiSettings) -> FastAPI:
     from api.deps import ApiDependencies
     from search.service import JobService
 
-    server = connect(settings)
+    server = connect(settings, "api")
     if settings.admin_token_file is not None:
         admit_admin(server.store, settings.admin_token_file)
     service = JobService(server.store, server.artifacts, server.launcher, capabilities(), trace=inspector(settings))
@@ -181,10 +187,6 @@ def _write_admin_token(path: Path) -> None:
 def reachable_name(host: str) -> str:
     """Return what others may call a server that listens on an address: one that means all addresses is none to call."""
     return socket.gethostname() if host in {"", "0.0.0.0", "::"} else host
-
-
-def process_name(role: str) -> str:
-    return f"{role}@{socket.gethostname()}:{os.getpid()}"
 
 
 def default_threads() -> int:

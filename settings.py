@@ -22,6 +22,10 @@ class CoreSettings(BaseSettings):
         default=None, description="How devices reach the broker, without credentials; default: as the server does."
     )
     artifact_dir: Path = Field(description="Folder of content-addressed files.")
+    names_dir: Path | None = Field(
+        default=None,
+        description="Where workers keep their names, so that a restarted one gets its leases back; default: the temp folder.",
+    )
     log_level: str = "INFO"
     drain_file: Path | None = Field(
         default=None, description="Set by a worker's parent process; once the file exists, children hand work back."

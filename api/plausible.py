@@ -9,6 +9,7 @@ from domain.errors import FieldProblem, Invalid
 from domain.measurement import CandidateTiming, FileTiming, Measured, MeasurementOutcome, MeasurementRequest
 
 MAX_SPEEDUP = 100_000.0
+REPLAY = "replay"  # the runtime of a device that plays back or makes up: it times nothing, and says so in its warnings
 
 
 def check_outcome(request: MeasurementRequest, outcome: MeasurementOutcome) -> None:
@@ -29,12 +30,13 @@ def _problems(request: MeasurementRequest, outcome: Measured) -> Iterator[tuple[
     told = [candidate.digest for candidate in outcome.candidates]
     if asked != told:
         yield "candidates", "must be the files asked for, in the order asked"
-    yield from _timing_problems("baseline", outcome.baseline, request.batch)
+    least = 0 if request.runtime == REPLAY else 1
+    yield from _timing_problems("baseline", outcome.baseline, request.batch, least)
     for index, candidate in enumerate(outcome.candidates):
         where = f"candidates.{index}"
-        yield from _timing_problems(f"{where}.timing", candidate.timing, request.batch)
+        yield from _timing_problems(f"{where}.timing", candidate.timing, request.batch, least)
         yield from _throughput_problems(where, candidate, request.batch)
-        yield from _ratio_problems(where, candidate)
+        yield from _ratio_problems(where, candidate, least)
 
 
 def _throughput_problems(where: str, timing: FileTiming | CandidateTiming, batch: int) -> Iterator[tuple[str, str]]:
@@ -43,23 +45,23 @@ def _throughput_problems(where: str, timing: FileTiming | CandidateTiming, batch
         yield f"{where}.throughput_per_s", f"must be the batch of {batch} over latency_ms"
 
 
-def _timing_problems(where: str, timing: FileTiming, batch: int) -> Iterator[tuple[str, str]]:
+def _timing_problems(where: str, timing: FileTiming, batch: int, least: int) -> Iterator[tuple[str, str]]:
     yield from _throughput_problems(where, timing, batch)
     if not timing.latency_ms > 0 or not math.isfinite(timing.latency_ms):
         yield f"{where}.latency_ms", "must be positive"
-    if timing.runs < 1:
+    if timing.runs < least:
         yield f"{where}.runs", "must be at least 1: nothing was timed"
     for name in ("load_ms", "first_ms"):
         if getattr(timing, name) < 0:
             yield f"{where}.{name}", "must not be negative"
 
 
-def _ratio_problems(where: str, candidate: CandidateTiming) -> Iterator[tuple[str, str]]:
+def _ratio_problems(where: str, candidate: CandidateTiming, least: int) -> Iterator[tuple[str, str]]:
     if not candidate.latency_ms > 0:
         yield f"{where}.latency_ms", "must be positive"
     if not 0 < candidate.speedup <= MAX_SPEEDUP:
         yield f"{where}.speedup", f"must lie between 0 and {MAX_SPEEDUP:g}"
-    if candidate.pairs < 1:
+    if candidate.pairs < least:
         yield f"{where}.pairs", "must be at least 1: nothing was compared"
     for name in ("latency_ci_ms", "speedup_ci"):
         low, high = getattr(candidate, name)

@@ -30,13 +30,14 @@ SESSION = {
 }
 
 
-def make_engine(url: str, *, pool_size: int = 5, max_overflow: int = 15) -> Engine:
+def make_engine(url: str, *, pool_size: int = 5, max_overflow: int = 15, role: str = "") -> Engine:
     """Return a pool of connections; nothing is connected yet. Make one in each process, after forking.
 
     Args:
         url: ``postgresql+psycopg://...``; plain ``postgresql://`` is taken to mean the same.
         pool_size: Connections kept open.
         max_overflow: Connections opened beyond that while threads want them.
+        role: Of this process, as ``pg_stat_activity`` shows it.
     """
     parsed = make_url(url)
     if parsed.drivername in {"postgresql", "postgres"}:
@@ -51,7 +52,7 @@ def make_engine(url: str, *, pool_size: int = 5, max_overflow: int = 15) -> Engi
         json_deserializer=from_json,  # a third of the standard library's time: a job of a thousand trials is ten thousand values
         connect_args={
             "connect_timeout": 5,
-            "application_name": "pruneloop",
+            "application_name": f"pruneloop {role}".strip(),
             "options": " ".join(f"-c {name}={value}" for name, value in SESSION.items()),
         },
     )

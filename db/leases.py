@@ -21,6 +21,9 @@ from domain.work import MAX_ATTEMPTS, WorkState
 
 T = TypeVar("T")
 
+# A disk that is full or a server that is away stays so for a while: three attempts within a second would only use them up.
+RETRY_AFTER_S = (5.0, 20.0)  # the first, and every later failure of the system
+
 # An expired lease can be claimed at once. Until this has passed as well the row shows who had it, and if nobody claimed it
 # meanwhile its late outcome is still taken: a short outage of the API costs no measurement.
 EXPIRY_GRACE_S = 15.0
@@ -33,10 +36,11 @@ def in_seconds(seconds: float) -> ColumnElement[Any]:
 
 # --- claiming -------------------------------------------------------------------------------------------------------
 def is_claimable(table: Table) -> ColumnElement[bool]:
-    """Pending, or leased by somebody who fell silent; neither cancelled nor used up."""
+    """Pending and due, or leased by somebody who fell silent; neither cancelled nor used up."""
     return and_(
         table.c.state.in_([WorkState.PENDING, WorkState.LEASED]),  # lets the partial index serve
         or_(table.c.state == WorkState.PENDING, has_expired(table)),
+        or_(table.c.not_before.is_(None), table.c.not_before <= func.now()),
         table.c.cancel_requested.is_(False),
         ~has_used_up(table),
     )
@@ -57,6 +61,7 @@ def new_lease(table: Table, lease_s: float) -> dict[str, Any]:
         "attempt": table.c.attempt + 1,
         "lease_until": in_seconds(lease_s),
         "started_at": func.now(),
+        "not_before": None,
     }
 
 
@@ -163,6 +168,8 @@ def settle(
     }
     if state is WorkState.PENDING:
         values["last_failure"] = outcome
+        if isinstance(outcome, Failed) and outcome.blame is Blame.SYSTEM:
+            values["not_before"] = in_seconds(RETRY_AFTER_S[min(row.attempt - row.released, len(RETRY_AFTER_S)) - 1])
     else:
         values["finished_at"] = func.clock_timestamp()
     if state in {WorkState.DONE, WorkState.FAILED}:

@@ -140,6 +140,7 @@ def _work_columns() -> list[Column[object] | CheckConstraint]:
         Column("cancel_requested", Boolean, nullable=False, server_default=text("false")),
         Column("outcome", JSON(none_as_null=True)),
         Column("last_failure", JSON(none_as_null=True), comment="Why the attempt before this one failed."),
+        Column("not_before", MOMENT, comment="Nobody tries it again before this."),
         Column("written_attempt", Integer, comment="Attempt whose outcome was accepted last, and its sha256:"),
         Column("written_sha256", Text, comment="the same outcome sent twice is accepted once."),
         _created_at(),

@@ -30,6 +30,7 @@ WORK_TRANSITIONS: dict[WorkState, frozenset[WorkState]] = {
 }
 
 MAX_ATTEMPTS = 3  # then the work is poison: failed with the reason, never tried a fourth time
-LEASE_S = 15.0  # three heartbeats; a lost worker's work goes on after this at the latest
-HEARTBEAT_S = 4.0
+# Four heartbeats. Work of a host that is gone for good goes on elsewhere after this and a pass of the reaper: within ten seconds.
+LEASE_S = 8.0
+HEARTBEAT_S = 2.0
 SEARCH_SLICE_S = 10.0  # a job's loop gives way to a waiting one after this long

@@ -38,7 +38,9 @@ RETRY_S = 2.0
 MAX_SYSTEM_FAILURES = 5
 
 
-def decide(view: View, *, now: datetime, devices: Sequence[Device], parameters: int) -> list[Action]:
+def decide(
+    view: View, *, now: datetime, devices: Sequence[Device], parameters: int, in_flight: int = MAX_IN_FLIGHT
+) -> list[Action]:
     """Return the next writes; none: wait for a change.
 
     Args:
@@ -46,6 +48,7 @@ def decide(view: View, *, now: datetime, devices: Sequence[Device], parameters: 
         now: The tables' clock.
         devices: Every device known.
         parameters: Parameters of the search space, 0 while there is none.
+        in_flight: Trials a target may have under way.
     """
     if view.job.state is JobState.STOPPING:
         if finals.is_chosen(view):
@@ -62,7 +65,7 @@ def decide(view: View, *, now: datetime, devices: Sequence[Device], parameters: 
     prepared = _prepare(view)
     if prepared is not None:
         return actions + prepared
-    return actions + (_baseline(view) or _search(view, now, parameters=parameters))
+    return actions + (_baseline(view) or _search(view, now, parameters=parameters, in_flight=in_flight))
 
 
 def wind_down(view: View, stuck: str | None) -> list[Action] | None:
@@ -282,7 +285,7 @@ def candidate_request(view: View, target: int, candidate: Candidate, start: Inhe
     )
 
 
-def _search(view: View, now: datetime, *, parameters: int) -> list[Action]:
+def _search(view: View, now: datetime, *, parameters: int, in_flight: int) -> list[Action]:
     moves = [move for trial in view.snapshot.trials if (move := _advance(view, trial)) is not None]
     if moves:
         return moves
@@ -297,7 +300,7 @@ def _search(view: View, now: datetime, *, parameters: int) -> list[Action]:
         able = [
             target
             for target in open_targets
-            if _in_flight(view, target) < MAX_IN_FLIGHT and not is_chain_pending(view, target)
+            if _in_flight(view, target) < in_flight and not is_chain_pending(view, target)
         ]
         if able:
             return [*entering, Ask(min(able, key=lambda target: (_counted(view, target), target)))]

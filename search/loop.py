@@ -21,7 +21,7 @@ from domain.ports import ArtifactStore, JobStore, Launcher, NewMeasurement, Sear
 from domain.work import HEARTBEAT_S, LEASE_S
 from search import finals
 from search.actions import Action, Ask, End, Enter, FinishTrial, GiveBack, Report, StartBuild, StartMeasurement
-from search.decide import decide, new_trial
+from search.decide import MAX_IN_FLIGHT, decide, new_trial
 from search.devices import all_devices, can_run
 from search.front import best_speedups, build_front
 from search.inherit import settled
@@ -127,7 +127,13 @@ class SearchLoop:
             if view.job.state is JobState.PAUSED:
                 self._store.release_search(run.lease)
                 return LoopResult(LoopEnd.PAUSED, run.asked)
-            actions = decide(view, now=now, devices=self._devices(run, now), parameters=self._parameters(run, view))
+            actions = decide(
+                view,
+                now=now,
+                devices=self._devices(run, now),
+                parameters=self._parameters(run, view),
+                in_flight=MAX_IN_FLIGHT if self._parts.overlap else 1,
+            )
             for action in actions:
                 end = self._apply(run, view, action)
                 if end is not None:

@@ -16,6 +16,9 @@ class Parts:
     seeds: bool = True
     ranges: bool = True
     inheritance: bool = True
+    overlap: bool = (
+        True  # without it a target has one trial at a time, and what is asked does not depend on who is fast
+    )
 
     @classmethod
     def without(cls, names: Collection[str]) -> Parts:

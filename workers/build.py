@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from domain.build import Build
-from domain.errors import PruneloopError, StaleAttempt
+from domain.build import Build, BuildOutcome
+from domain.errors import PruneloopError, StaleAttempt, Unavailable
 from domain.messages import HeartbeatAction
 from domain.ports import BuildAbandoned, Builder, Hold, JobStore, Launcher
 from domain.work import HEARTBEAT_S, LEASE_S
 
 log = logging.getLogger(__name__)
+
+TELL_FOR_S = 120.0  # a finished build waits this long for tables that are away: it may have taken an hour
 
 
 @dataclass
@@ -28,15 +31,20 @@ class BuildWork:
     is_draining: Callable[[], bool]
     heartbeat_s: float = HEARTBEAT_S
     lease_s: float = LEASE_S
+    tell_every_s: float = 1.0
 
     def run(self) -> int:
         """Build until nothing waits; return how many builds were worked on."""
         done = 0
         while not self.is_draining():
-            build = self.store.claim_build(self.owner, lease_s=self.lease_s)
-            if build is None:
+            try:
+                build = self.store.claim_build(self.owner, lease_s=self.lease_s)
+                if build is None:
+                    break
+                self._work_on(build)
+            except Unavailable as error:  # the tables are away: the reaper wakes us when they are back
+                log.warning("build: %s", error)
                 break
-            self._work_on(build)
             self.launcher.wake_search()
             done += 1
         return done
@@ -46,16 +54,35 @@ class BuildWork:
         pulse.start()
         try:
             outcome = self.builder.build(build.request, progress=pulse.progress, hold=self.hold)
-            pulse.stop()
-            self.store.finish_build(build.id, build.attempt, outcome)
+            self._tell(build, outcome)
         except BuildAbandoned:
             pulse.stop()
             if not pulse.is_lost:
-                self.store.release_build(build.id, build.attempt)
+                self._release(build)
         except StaleAttempt:
             log.warning("build %s attempt %s lost its lease; its work is dropped", build.id, build.attempt)
         finally:
             pulse.stop()
+
+    def _release(self, build: Build) -> None:
+        """Hand it back untouched. If nobody hears us, the lease runs out."""
+        try:
+            self.store.release_build(build.id, build.attempt)
+        except PruneloopError as error:
+            log.warning("build %s is not released: %s", build.id, error)
+
+    def _tell(self, build: Build, outcome: BuildOutcome) -> None:
+        """Write the outcome, again and again while the tables are away; the heartbeats go on meanwhile."""
+        give_up_at = time.monotonic() + TELL_FOR_S
+        while True:
+            try:
+                self.store.finish_build(build.id, build.attempt, outcome)
+                return
+            except Unavailable as error:
+                if time.monotonic() > give_up_at or self.is_draining():
+                    raise
+                log.warning("outcome of build %s is kept until the tables are back: %s", build.id, error)
+                time.sleep(self.tell_every_s)
 
 
 @dataclass

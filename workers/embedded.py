@@ -34,8 +34,10 @@ log = logging.getLogger(__name__)
 
 READY_TIMEOUT_S = 60.0
 DRAIN_TIMEOUT_S = 30.0
-LONGEST_BACKOFF_S = 10.0
-STEADY_S = 30.0  # a child that lived this long has earned a quick restart again
+# Between the end of a child and its next start, doubled while it keeps ending: work goes on within ten seconds of a kill.
+FIRST_BACKOFF_S = 0.1
+LONGEST_BACKOFF_S = 3.0
+STEADY_S = 10.0  # a child that lived this long has earned a quick restart again
 
 
 @dataclass
@@ -46,7 +48,7 @@ class Child:
     command: list[str]
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
-    backoff_s: float = 0.5
+    backoff_s: float = FIRST_BACKOFF_S
     next_start_at: float = 0.0
 
 
@@ -90,6 +92,7 @@ class Embedded:
             "PRUNELOOP_BROKER_URL": broker_url,
             "PRUNELOOP_ARTIFACT_DIR": str(self.folders.data_dir / "artifacts"),
             "PRUNELOOP_ADMIN_TOKEN_FILE": str(self.admin_token_file),
+            "PRUNELOOP_NAMES_DIR": str(self.folders.run_dir),
             "PRUNELOOP_AGENT_SERVER_URL": self.url,
             # torch's idle threads must not spin on the cores that a measurement or another worker needs.
             "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
@@ -181,7 +184,7 @@ class Embedded:
     def _mend(self, child: Child) -> None:
         if child.process is None or child.process.poll() is None:
             if time.monotonic() - child.started_at > STEADY_S:
-                child.backoff_s = 0.5
+                child.backoff_s = FIRST_BACKOFF_S
             return
         if child.next_start_at == 0.0:
             log.warning(
@@ -194,12 +197,16 @@ class Embedded:
             self._launch(child)
 
     def _mend_servers(self) -> None:
-        if "PRUNELOOP_DATABASE_URL" not in os.environ and find_postgres(self.folders) is None:
-            log.warning("PostgreSQL ended; starting it again")
-            start_postgres(self.folders)
-        if "PRUNELOOP_BROKER_URL" not in os.environ and find_valkey(self.folders) is None:
-            log.warning("Valkey ended; starting it again")
-            start_valkey(self.folders)
+        """Start a server that ended. One that does not start now (its old processes may not be gone yet) is tried again."""
+        try:
+            if "PRUNELOOP_DATABASE_URL" not in os.environ and find_postgres(self.folders) is None:
+                log.warning("PostgreSQL ended; starting it again")
+                start_postgres(self.folders)
+            if "PRUNELOOP_BROKER_URL" not in os.environ and find_valkey(self.folders) is None:
+                log.warning("Valkey ended; starting it again")
+                start_valkey(self.folders)
+        except Unavailable as error:
+            log.warning("%s", error)
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + READY_TIMEOUT_S

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from celery import Celery, signals
+from kombu.exceptions import OperationalError
 
 import bootstrap
 from domain.errors import PruneloopError
@@ -20,6 +22,8 @@ from workers.drain import arm_drain_file, die_with_parent, touch_on_shutdown
 if TYPE_CHECKING:
     from workers.build import BuildWork
     from workers.search import SearchWork
+
+log = logging.getLogger(__name__)
 
 ROLES = ("search", "build", "reaper")
 _work: dict[str, SearchWork | BuildWork] = {}  # what the one task of this child works with, made once
@@ -43,6 +47,8 @@ def run_worker(role: str) -> int:
     def warm_up(**_: object) -> None:
         # torch and Optuna take seconds to import: pay before the first wake, in the child (CUDA must not cross a fork).
         _child_work(role)
+        # The wake that the child before us died with is gone, and nobody else wakes for work that is still leased to our name.
+        _wake_own_queue(role)
 
     signals.worker_process_init.connect(warm_up)
     try:
@@ -68,6 +74,16 @@ def build_app() -> Celery:
     app = make_app(BuildSettings().broker_url.get_secret_value(), start_method="fork")
     app.task(name="build.wake")(build_wake)
     return app
+
+
+def _wake_own_queue(role: str) -> None:
+    app = search_app() if role == "search" else build_app()
+    try:
+        app.send_task(f"{role}.wake", queue=role, ignore_result=True, retry=False)
+    except (OperationalError, OSError) as error:
+        log.warning("wake not published, the reaper will: %s", error)
+    finally:
+        app.close()
 
 
 def search_wake() -> None:
@@ -100,7 +116,7 @@ def _run_reaper() -> int:
 
     settings = ReaperSettings()
     bootstrap.configure_logging(settings.log_level)
-    server = bootstrap.connect(settings)
+    server = bootstrap.connect(settings, "reaper")
     stop = threading.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stop.set())

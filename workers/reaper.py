@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from domain.errors import PruneloopError
 from domain.health import RECHECK_S
 from domain.ports import JobStore
-from domain.work import LEASE_S
 from workers.dispatch import CeleryLauncher
 
 log = logging.getLogger(__name__)
 
 USERS_EVERY_S = 5.0
 FORGET_EVERY_S = 60.0
+FIRST_RECHECK_S = 15.0  # a check of the golden model takes some of it
 
 
 class Backoff:
@@ -56,7 +56,7 @@ class Reaper:
     interval_s: float = 1.0
     audit_days: int = 0
     # A check takes its seconds, and one that cannot be told stays due: the device is not to measure nothing else meanwhile.
-    rechecks: Backoff = field(default_factory=lambda: Backoff(LEASE_S, RECHECK_S))
+    rechecks: Backoff = field(default_factory=lambda: Backoff(FIRST_RECHECK_S, RECHECK_S))
 
     def run(self, stop: threading.Event) -> None:
         users_at = forgot_at = 0.0

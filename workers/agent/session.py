@@ -20,7 +20,7 @@ from types import TracebackType
 from pydantic import JsonValue
 
 from domain.artifact import ArtifactRef
-from domain.errors import Conflict, Forbidden, NotFound, PruneloopError, Unauthorized, Unavailable
+from domain.errors import Conflict, Forbidden, Invalid, NotFound, PruneloopError, Unauthorized, Unavailable
 from domain.health import HealthTrigger
 from domain.measurement import Measured, MeasurementOutcome
 from domain.messages import Claim, ClaimRequest, HeartbeatAction, HeartbeatRequest, OutcomeMessage
@@ -256,8 +256,21 @@ class AgentSession:
         except Unavailable as error:
             log.warning("outcome of %s is kept until the server is back: %s", claim.measurement_id, error)
             self._journal.append(claim.measurement_id, message)
+        except Invalid as error:
+            self._own_up(claim, error)
         except PruneloopError as error:
             log.warning("outcome of %s is not taken: %s", claim.measurement_id, error)
+
+    def _own_up(self, claim: Claim, error: Invalid) -> None:
+        """Tell that what we measured was refused: silence would look like a crash, and the reason would be lost."""
+        fields = "; ".join(f"{problem.field} {problem.message}" for problem in error.fields)
+        reason = f"The server refused the outcome: {error.message} {fields}".strip()
+        failed = Failed(stage="hand_in", reason=reason, blame=Blame.DEVICE, retryable=True, code=error.code)
+        log.error("measurement %s: %s", claim.measurement_id, reason)
+        try:
+            self._api.put_outcome(claim.measurement_id, OutcomeMessage(attempt=claim.attempt, outcome=failed))
+        except PruneloopError as again:
+            log.warning("outcome of %s is not taken: %s", claim.measurement_id, again)
 
     def _release(self, claim: Claim) -> None:
         """Hand it back untouched: leaving costs no attempt. If nobody hears us, the lease runs out."""

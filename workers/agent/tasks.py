@@ -90,6 +90,17 @@ def publish_wake(app: Any) -> None:
         log.warning("wake not published: %s", error)
 
 
+@signals.worker_process_init.connect  # type: ignore[untyped-decorator]
+def begin_child(**_: object) -> None:
+    """Import and connect before the first wake, then wake ourselves.
+
+    The broker may have forgotten its queue, and the wake that a child before us died with is gone; nobody else wakes for a
+    measurement that is still leased to this device.
+    """
+    _session()
+    publish_wake(current_app)
+
+
 def run_worker(settings: AgentSettings) -> int:
     """Be the worker until asked to leave; return the exit code.
 
@@ -131,17 +142,13 @@ def _arm_drain_file(settings: AgentSettings) -> Path:
 def _connect(app: Celery, drain_file: Path) -> list[Callable[..., None]]:
     """Connect to the worker's life; the handlers live as long as the list does (Celery keeps weak references)."""
 
-    def on_ready(**_: object) -> None:
-        publish_wake(app)  # a broker that forgot its queues has no wake for us
-
     def on_shutting_down(**_: object) -> None:
         drain_file.touch()
         if not state.reserved_requests:
             _leave_now()
 
-    signals.worker_ready.connect(on_ready)
     signals.worker_shutting_down.connect(on_shutting_down)
-    return [on_ready, on_shutting_down]
+    return [on_shutting_down]
 
 
 def _leave_now() -> NoReturn:

@@ -6,7 +6,9 @@ import math
 import time
 
 import pytest
+from sqlalchemy import Engine, text
 
+from db.leases import RETRY_AFTER_S
 from db.store import SqlJobStore
 from domain.build import AccuracyReport, Build
 from domain.errors import Invalid, NotFound, StaleAttempt
@@ -122,10 +124,22 @@ def test_the_same_outcome_twice_is_accepted_once_and_another_is_stale(store: Sql
     assert [event.type for event in store.events(job.id)].count("build.finished") == 1
 
 
-def test_the_systems_failure_is_tried_again_until_the_attempts_are_used_up(store: SqlJobStore, seeds: Seeds) -> None:
+def test_the_systems_failure_is_tried_again_later_until_the_attempts_are_used_up(
+    store: SqlJobStore, seeds: Seeds, engine: Engine
+) -> None:
     job, lease = seeds.job()
     store.add_build(lease, prepare())
     for attempt in range(1, MAX_ATTEMPTS + 1):
+        if attempt > 1:
+            assert store.claim_build("builder", lease_s=LEASE_S) is None, "a full disk is full a moment later too"
+            assert store.reap().builds == 0
+            with engine.begin() as connection:
+                left_s = connection.execute(
+                    text("SELECT extract(epoch FROM not_before - now()) FROM build")
+                ).scalar_one()
+                connection.execute(text("UPDATE build SET not_before = now()"))
+            assert float(left_s) == pytest.approx(RETRY_AFTER_S[attempt - 2], abs=2)
+            assert store.reap().builds == 1
         build = claim(store)
         assert build.attempt == attempt
         outcome = failed(Blame.SYSTEM, f"disk full {attempt}")
@@ -147,11 +161,13 @@ def test_the_candidates_failure_is_final_at_once(store: SqlJobStore, seeds: Seed
     assert store.claim_build("builder", lease_s=LEASE_S) is None
 
 
-def test_a_build_that_kills_every_builder_is_poison(store: SqlJobStore, seeds: Seeds) -> None:
+def test_a_build_that_kills_every_builder_is_poison(store: SqlJobStore, seeds: Seeds, engine: Engine) -> None:
     _, lease = seeds.job()
     store.add_build(lease, prepare())
     build = claim(store)
     store.finish_build(build.id, build.attempt, failed(Blame.SYSTEM, "out of memory"))
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE build SET not_before = NULL"))
     for number in range(1, MAX_ATTEMPTS):
         build = claim(store, f"builder-{number}", lease_s=0.02)
         time.sleep(0.05)

@@ -38,6 +38,7 @@ class Row:
     attempt: int = 0
     released: int = 0
     is_cancelled: bool = False
+    is_resting: bool = False  # the system failed it: tried again later
 
     @property
     def used(self) -> int:
@@ -86,11 +87,11 @@ class LeasedWork(RuleBasedStateMachine):
             else:
                 assert claim is not None and claim.measurement_id == own.id
         if claim is None:
-            waiting = [row.id for row in self.rows.values() if row.state is WorkState.PENDING]
+            waiting = [row.id for row in self.rows.values() if row.state is WorkState.PENDING and not row.is_resting]
             assert waiting == []
             return None
         row = self.rows[claim.measurement_id]
-        assert row is own or row.state is WorkState.PENDING
+        assert row is own or (row.state is WorkState.PENDING and not row.is_resting)
         assert claim.attempt == row.attempt + 1
         row.state, row.holder, row.attempt = WorkState.LEASED, device, claim.attempt
         return (row.id, device, claim.attempt)
@@ -124,7 +125,14 @@ class LeasedWork(RuleBasedStateMachine):
         elif kind == "candidate" or row.used >= MAX_ATTEMPTS:
             row.state = WorkState.FAILED
         else:
-            row.state = WorkState.PENDING
+            row.state, row.is_resting = WorkState.PENDING, True
+
+    @rule()
+    def rest(self) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(text("UPDATE measurement SET not_before = now() - interval '1 second'"))
+        for row in self.rows.values():
+            row.is_resting = False
 
     @rule(claim=claims)
     def release(self, claim: tuple[str, str, int] | None) -> None:

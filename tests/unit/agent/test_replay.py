@@ -11,9 +11,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from api.plausible import check_outcome
 from benchmarks.tiny_onnx import write_conv_net
 from domain.artifact import ArtifactKind, ArtifactRef, digest_of_file
-from domain.errors import Unavailable
+from domain.errors import Invalid, Unavailable
 from domain.measurement import Measured, MeasuredFile, MeasurementOutcome, MeasurementRequest, Verdict
 from domain.outcome import Blame, Failed
 from domain.ports import Runner
@@ -221,6 +222,16 @@ def test_a_recording_with_a_bad_line_is_refused_by_its_number(
     with pytest.raises(RecordingUnreadable, match=rf"line 2: .*{told}"):
         Recording.read(path)
     assert failed(files.ask(ReplayRunner(path), files.request(32, 16))).code == "recording_unreadable"
+
+
+def test_the_server_takes_what_a_replay_says_and_nobody_elses_untimed_numbers(files: Files, recording: Path) -> None:
+    for runner in (SyntheticRunner(), ReplayRunner(recording)):
+        request = files.request(32, 16)
+        check_outcome(request, files.ask(runner, request))
+    untimed = files.ask(SyntheticRunner(), files.request(32, 16))
+    with pytest.raises(Invalid) as caught:
+        check_outcome(files.request(32, 16, runtime="onnxruntime"), untimed)
+    assert {problem.field for problem in caught.value.fields} >= {"outcome.baseline.runs", "outcome.candidates.0.pairs"}
 
 
 # --- as a device ----------------------------------------------------------------------------------------------------

@@ -52,6 +52,7 @@ class Server:
         self.is_away = False
         self.beat_status = 200
         self.outcome_status = 204
+        self.refusals = 0
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         if self.is_away:
@@ -76,6 +77,10 @@ class Server:
             self.checks.append(HealthCheck.model_validate_json(request.content))
             return httpx.Response(200, content=self.health.model_dump_json())
         self.outcomes.append((path.split("/")[3], OutcomeMessage.model_validate_json(request.content)))
+        if self.refusals:
+            self.refusals -= 1
+            problem = {"code": "implausible_outcome", "detail": "It does not answer the request."}
+            return httpx.Response(422, json=problem)
         return httpx.Response(self.outcome_status, json={"code": "stale_attempt"})
 
 
@@ -260,6 +265,22 @@ def test_a_fault_of_our_own_is_told_to_the_server(tmp_path: Path, caplog: pytest
     report = session(server, Runner(broken), tmp_path).wake()
     assert report.failed == 2
     assert server.outcomes[0][1].outcome.code == "agent_error"  # type: ignore[union-attr]
+
+
+def test_an_outcome_that_is_refused_is_told_as_a_failure_with_the_reason(tmp_path: Path) -> None:
+    server = Server(claims=1)
+    server.refusals = 1
+    session(server, Runner(), tmp_path).wake()
+    (_, refused), (name, told) = server.outcomes
+    assert isinstance(refused.outcome, Measured)
+    assert (name, told.attempt) == ("m1", 1)
+    assert isinstance(told.outcome, Failed)
+    assert (told.outcome.stage, told.outcome.code, told.outcome.blame) == (
+        "hand_in",
+        "implausible_outcome",
+        Blame.DEVICE,
+    )
+    assert "does not answer the request" in told.outcome.reason
 
 
 def test_no_heartbeat_thread_is_left_behind(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from domain.device import DeviceState, LostRuntime, QuarantineCause
 from domain.errors import Unavailable
+from domain.work import LEASE_S
 from tests.unit.api.conftest import World
 from tests.unit.api.fakes import DEVICE_TOKEN, OTHER_DEVICE_TOKEN
 from tests.unit.api.messages import CANDIDATE, FAILED, candidate, measured, measurement, timing
@@ -163,7 +164,7 @@ def test_a_heartbeat_extends_the_lease_or_cancels(world: World) -> None:
     claimed(world)
     beat = {"measurement_id": "m1", "attempt": 1, "clock": "2026-11-01T12:00:00Z"}
     held = world.ask("POST", "/v1/devices/dev1/heartbeat", token=DEVICE_TOKEN, json=beat).json()
-    assert (held["action"], held["lease_s"]) == ("continue", 15.0)
+    assert (held["action"], held["lease_s"]) == ("continue", LEASE_S)
     lost = world.ask("POST", "/v1/devices/dev1/heartbeat", token=DEVICE_TOKEN, json={**beat, "attempt": 9}).json()
     assert lost["action"] == "cancel"
 

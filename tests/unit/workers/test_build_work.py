@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import cast
 
 from domain.build import Build, BuildOutcome, BuildRequest, PrepareRequest
-from domain.errors import StaleAttempt
+from domain.errors import StaleAttempt, Unavailable
 from domain.job import DataSpec, ModelSpec
 from domain.messages import HeartbeatAction
 from domain.outcome import Blame, Failed
@@ -28,6 +28,7 @@ class FakeStore:
     waiting: int = 1
     action: HeartbeatAction = HeartbeatAction.CONTINUE
     is_stale: bool = False
+    away: int = 0  # so many writes of an outcome find the tables away
     said: list[str] = field(default_factory=list)
 
     def claim_build(self, owner: str, *, lease_s: float) -> Build | None:
@@ -56,6 +57,10 @@ class FakeStore:
     def finish_build(self, build_id: str, attempt: int, outcome: BuildOutcome) -> None:
         if self.is_stale:
             raise StaleAttempt("somebody else has it")
+        if self.away:
+            self.away -= 1
+            self.said.append("away")
+            raise Unavailable("the tables are away")
         self.said.append("finished")
 
     def release_build(self, build_id: str, attempt: int) -> None:
@@ -139,3 +144,13 @@ def test_draining_hands_the_build_in_hand_back_and_takes_no_more() -> None:
     work(store, Builder(batches=1000), is_draining=lambda: draining).run()
     assert store.waiting == 4
     assert store.said == ["released"]
+
+
+def test_what_was_built_is_kept_until_the_tables_are_back_and_the_lease_with_it() -> None:
+    store = FakeStore(away=2)
+    one = work(store, FakeBuilder(batches=1))
+    one.tell_every_s = 0.1
+    assert one.run() == 1
+    assert store.said.count("away") == 2
+    assert store.said[-1] == "finished"
+    assert "heartbeat" in store.said[store.said.index("away") :]

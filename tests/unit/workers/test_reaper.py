@@ -8,8 +8,7 @@ from typing import Any, cast
 
 from domain.health import RECHECK_S
 from domain.ports import WorkToWake
-from domain.work import LEASE_S
-from workers.reaper import Backoff, Reaper
+from workers.reaper import FIRST_RECHECK_S, Backoff, Reaper
 
 
 class House:
@@ -40,11 +39,11 @@ class House:
 
 def make(house: House) -> Reaper:
     made = Reaper(cast(Any, house), cast(Any, house))
-    made.rechecks = Backoff(LEASE_S, RECHECK_S, house.clock)
+    made.rechecks = Backoff(FIRST_RECHECK_S, RECHECK_S, house.clock)
     return made
 
 
-def test_a_check_that_stays_due_is_asked_for_once_a_lease_and_then_ever_more_rarely() -> None:
+def test_a_check_that_stays_due_is_asked_for_after_a_while_and_then_ever_more_rarely() -> None:
     house = House()
     reaper = make(house)
     house.found = WorkToWake(recheck_ids=("sick",))
