@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help dashboard demo docs reference test test-fast test-arm test-browser test-trackers lint up lock bench-measurement bench-search bench-dashboard clean
+.PHONY: help dashboard demo docs reference test test-fast test-arm test-browser test-trackers lint up lock bench-measurement bench-search bench-dashboard chaos clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
@@ -80,6 +80,9 @@ bench-dashboard: $(VENV)/.installed-bench ## the page of a thousand trials, besi
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	$(BIN)/python -m api.dashboard.install
 	$(BIN)/python -m benchmarks.dashboard --report docs/benchmarks/dashboard.md $(ARGS)
+
+chaos: $(VENV)/.installed-dev ## 200 random faults on a whole system, nothing lost; half an hour, best as root (ARGS='--rounds 1': a piece)
+	$(BIN)/python -m tests.chaos --report docs/benchmarks/chaos.md $(ARGS)
 
 lock: ## renew constraints.txt from what the extras resolve to today
 	$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/python -m pip install --quiet -e '.[dev,bench]'
