@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, Table, and_, exists, func, or_, select
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, Table, and_, exists, func, or_, select, update
 
 from db.health import is_recheck_due
 from db.leases import EXPIRY_GRACE_S, has_expired, has_used_up, in_seconds, is_claimable
@@ -19,6 +21,16 @@ BATCH = 200  # rows put right in one transaction; the next pass takes the rest
 
 class ReaperTables(Transactions):
     """Putting right, and telling whom to wake. Any number of reapers may run: each row is settled under its lock."""
+
+    def free_leases(self, owners: Sequence[str]) -> int:
+        """Let the leases of search and build workers known to be dead run out now; return how many."""
+        dead_search = job.c.search_owner.in_(owners), job.c.search_until > func.now()
+        dead_build = build.c.owner.in_(owners), build.c.state == WorkState.LEASED, build.c.lease_until > func.now()
+        with self._transaction() as connection:
+            searches = connection.execute(update(job).where(*dead_search).values(search_until=func.now())).rowcount
+            return (
+                searches + connection.execute(update(build).where(*dead_build).values(lease_until=func.now())).rowcount
+            )
 
     def reap(self) -> WorkToWake:
         """Poison what has used up its attempts, free what fell silent long ago, and say who should be woken.

@@ -346,6 +346,10 @@ class JobStore(Clock, Protocol):
 
     def release_measurement(self, measurement_id: str, device_id: str, attempt: int) -> None: ...
 
+    def free_leases(self, owners: Sequence[str]) -> int:
+        """Let the leases of search and build workers known to be dead run out now; return how many."""
+        ...
+
     def reap(self) -> WorkToWake:
         """Poison what has used up its attempts and say who should be woken. Idempotent; any number may run."""
         ...

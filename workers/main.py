@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import threading
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from celery import Celery, signals
@@ -40,12 +41,14 @@ def run_worker(role: str) -> int:
     settings = SearchSettings() if role == "search" else BuildSettings()
     bootstrap.configure_logging(settings.log_level)
     bootstrap.connect(settings).close()  # refuse at once, in words, what would fail in a child later
+    # Before the fork: a child that dies is replaced without seconds of importing. Importing torch does not start CUDA.
+    import_module("search.loop" if role == "search" else "pruning.builder")
     drain = arm_drain_file()
     handler = touch_on_shutdown(drain)
     signals.worker_shutting_down.connect(handler)
 
     def warm_up(**_: object) -> None:
-        # torch and Optuna take seconds to import: pay before the first wake, in the child (CUDA must not cross a fork).
+        # Connect before the first wake, in the child: neither a connection nor CUDA may cross a fork.
         _child_work(role)
         # The wake that the child before us died with is gone, and nobody else wakes for work that is still leased to our name.
         _wake_own_queue(role)
@@ -120,7 +123,7 @@ def _run_reaper() -> int:
     stop = threading.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stop.set())
-    Reaper(server.store, server.launcher, settings.interval_s, settings.audit_days).run(stop)
+    Reaper(server.store, server.launcher, settings.interval_s, settings.audit_days, settings.names_dir).run(stop)
     server.close()
     return 0
 

@@ -3,6 +3,8 @@
 A lease belongs to a name. A worker that is killed and started again asks under the same name, so it gets at once what it held;
 without that its work would wait until the lease runs out. Nobody else can have the name meanwhile: it lies in a file whose
 ``flock`` ends with its holder and not before, so a stopped process, or a child that outlived its parent, keeps its own.
+
+By the same token a reaper on the host sees at once who died, and frees what they held for whoever is there.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ import secrets
 import socket
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from domain.errors import Unavailable
@@ -43,9 +47,11 @@ def take_name(role: str, folder: Path | None = None) -> str:
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
             raise PermissionError("it belongs to somebody else")
         for slot in itertools.count():
-            token = _take(folder / f"{role}-{slot}.name")
-            if token is not None:
-                return f"{role}@{socket.gethostname()}:{token}"
+            path = folder / f"{role}-{slot}.name"
+            descriptor = _lock(path)
+            if descriptor is not None:
+                _held.append(descriptor)
+                return _name_of(path, descriptor)
     except OSError as error:
         raise Unavailable(
             f"Workers keep their names in {folder}, which cannot be used ({error}); "
@@ -55,20 +61,47 @@ def take_name(role: str, folder: Path | None = None) -> str:
     raise AssertionError("unreachable")
 
 
-def _take(path: Path) -> str | None:
-    """Lock a name's file and return what it says, first made up where it is empty; None if it is taken."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+@contextmanager
+def dead_names(folder: Path | None = None) -> Iterator[list[str]]:
+    """Give the names whose holders are gone; inside, nobody can take one of them."""
+    descriptors: list[int] = []
+    names = []
+    try:
+        for path in sorted((folder or default_folder()).glob("*.name")):
+            descriptor = _lock(path, is_new=False)
+            if descriptor is not None:
+                descriptors.append(descriptor)
+                names.append(_name_of(path, descriptor))
+        yield names
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _lock(path: Path, *, is_new: bool = True) -> int | None:
+    """Return an open, locked name's file; None if somebody has it, or if it is gone."""
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if is_new else 0)
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(descriptor).st_ino != path.lstat().st_ino:  # a cleaner of the temp folder was here
-            raise BlockingIOError
+        if os.fstat(descriptor).st_ino == path.lstat().st_ino:  # else a cleaner of the temp folder was here
+            return descriptor
     except (BlockingIOError, FileNotFoundError):
-        os.close(descriptor)
-        return None
-    # Random, not the slot's number: two containers with one host name and a temp folder each must not share a name.
-    token = os.read(descriptor, 64).decode(errors="replace").strip()
+        pass
+    os.close(descriptor)
+    return None
+
+
+def _name_of(path: Path, descriptor: int) -> str:
+    """Return the name that a locked file holds, made up where it is empty.
+
+    Random, not the slot's number: two containers with one host name and a temp folder each must not share a name.
+    """
+    token = os.pread(descriptor, 64, 0).decode(errors="replace").strip()
     if not token:
         token = secrets.token_hex(4)
-        os.write(descriptor, token.encode())
-    _held.append(descriptor)
-    return token
+        os.pwrite(descriptor, token.encode(), 0)
+    return f"{path.name.rpartition('-')[0]}@{socket.gethostname()}:{token}"

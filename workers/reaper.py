@@ -7,11 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from domain.errors import PruneloopError
 from domain.health import RECHECK_S
 from domain.ports import JobStore
 from workers.dispatch import CeleryLauncher
+from workers.names import dead_names
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +57,8 @@ class Reaper:
     launcher: CeleryLauncher
     interval_s: float = 1.0
     audit_days: int = 0
+    names_dir: Path | None = None
+    _dead: set[str] = field(default_factory=set)
     # A check takes its seconds, and one that cannot be told stays due: the device is not to measure nothing else meanwhile.
     rechecks: Backoff = field(default_factory=lambda: Backoff(FIRST_RECHECK_S, RECHECK_S))
 
@@ -69,11 +73,25 @@ class Reaper:
                 if time.monotonic() - forgot_at >= FORGET_EVERY_S:
                     self.store.forget_old(audit_days=self.audit_days)
                     forgot_at = time.monotonic()
-            except PruneloopError as error:
+            except (PruneloopError, OSError) as error:  # the tables are away, or the folder of names cannot be read
                 log.warning("reaper: %s", error)
             stop.wait(self.interval_s)
 
+    def free_the_dead(self) -> None:
+        """Let go of what workers of this host held when they died: others need not wait for a lease to run out.
+
+        Once a death: while a name stays free there is nothing more to find under it.
+        """
+        with dead_names(self.names_dir) as names:
+            died = sorted(set(names) - self._dead)
+            if died:
+                freed = self.store.free_leases(died)
+                if freed:
+                    log.info("reaper: %s leases of %s freed, who died", freed, ", ".join(died))
+            self._dead = set(names)
+
     def sweep(self) -> None:
+        self.free_the_dead()
         found = self.store.reap()
         if found.search:
             self.launcher.wake_search()

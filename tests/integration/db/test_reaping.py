@@ -99,3 +99,20 @@ def test_a_heartbeat_that_comes_first_saves_the_last_attempt(store: SqlJobStore,
     store.heartbeat_build(build.id, build.attempt, lease_s=LEASE_S)
     assert store.reap().poisoned == 0
     assert store.snapshot(job.id).builds[0].state is WorkState.LEASED
+
+
+def test_leases_of_the_dead_run_out_at_once_and_only_theirs(store: SqlJobStore, seeds: Seeds) -> None:
+    _, held = seeds.job()
+    for key in ("a", "b"):
+        store.add_build(held, prepare(key))
+    dead, alive = store.claim_build("build@host:dead", lease_s=LEASE_S), store.claim_build("live", lease_s=LEASE_S)
+    assert dead is not None and alive is not None
+    assert store.reap().builds == 0
+    assert store.free_leases(["build@host:dead", held.owner]) == 2
+    assert store.free_leases(["build@host:dead", held.owner]) == 0
+    found = store.reap()
+    assert (found.builds, found.search) == (1, 1)
+    taken = store.claim_build("next", lease_s=LEASE_S)
+    assert taken is not None
+    assert (taken.id, taken.attempt) == (dead.id, 2)
+    assert store.claim_build("nobody", lease_s=LEASE_S) is None

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from domain.errors import Unavailable
-from workers.names import take_name
+from workers.names import dead_names, take_name
 
 TAKE_AND_WAIT = """
 import sys
@@ -46,6 +46,17 @@ def test_a_killed_worker_leaves_its_name_to_the_next_and_a_stopped_one_keeps_it(
     end(first)
     heir, inherited = holder(tmp_path)
     assert inherited == name
+    end(second, third, heir)
+
+
+def test_who_died_is_seen_at_once_and_who_is_stopped_is_not(tmp_path: Path) -> None:
+    (first, name), (second, _), (third, _) = holder(tmp_path), holder(tmp_path), holder(tmp_path)
+    second.send_signal(signal.SIGSTOP)
+    end(first)
+    with dead_names(tmp_path) as dead:
+        assert dead == [name]
+        heir, other = holder(tmp_path)
+        assert other != name, "nobody may begin under a name whose leases are being freed"
     end(second, third, heir)
 
 

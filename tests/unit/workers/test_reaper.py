@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, cast
 
 from domain.health import RECHECK_S
 from domain.ports import WorkToWake
+from workers.names import take_name
 from workers.reaper import FIRST_RECHECK_S, Backoff, Reaper
 
 
@@ -18,6 +20,11 @@ class House:
         self.now_s = 1000.0
         self.found = WorkToWake()
         self.wakes: list[tuple[float, str]] = []
+        self.freed: list[list[str]] = []
+
+    def free_leases(self, owners: list[str]) -> int:
+        self.freed.append(list(owners))
+        return 1
 
     def clock(self) -> float:
         return self.now_s
@@ -37,8 +44,8 @@ class House:
         return [(at_s - begin_s, who) for at_s, who in self.wakes]
 
 
-def make(house: House) -> Reaper:
-    made = Reaper(cast(Any, house), cast(Any, house))
+def make(house: House, names_dir: Path = Path("nowhere")) -> Reaper:
+    made = Reaper(cast(Any, house), cast(Any, house), names_dir=names_dir)
     made.rechecks = Backoff(FIRST_RECHECK_S, RECHECK_S, house.clock)
     return made
 
@@ -80,3 +87,18 @@ def test_every_device_has_a_pace_of_its_own() -> None:
     assert pace.due(["a", "b"]) == ["a"]
     clock.now_s += 5
     assert pace.due(["a", "b"]) == ["b"]
+
+
+def test_what_a_dead_worker_held_is_freed_once_and_a_living_one_is_left_alone(tmp_path: Path) -> None:
+    house = House()
+    reaper = make(house, tmp_path)
+    alive = take_name("build", tmp_path)
+    (tmp_path / "search-0.name").write_text("0f1e2d3c")
+    for _ in range(3):
+        reaper.sweep()
+    ((dead,),) = house.freed
+    assert dead.startswith("search@") and dead.endswith(":0f1e2d3c")
+    again = take_name("search", tmp_path)
+    assert again == dead and again != alive
+    reaper.sweep()
+    assert len(house.freed) == 1
