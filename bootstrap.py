@@ -20,6 +20,7 @@ from db.engine import make_engine, schema_is_current
 from db.store import SqlJobStore
 from domain.errors import Unavailable
 from domain.formats import FORMATS
+from domain.ports import ArtifactStore
 from settings import ApiSettings, BuildSettings, CoreSettings, SearchSettings
 from workers.dispatch import CeleryLauncher
 
@@ -42,7 +43,7 @@ class Server:
 
     engine: Engine
     store: SqlJobStore
-    artifacts: FileArtifactStore
+    artifacts: ArtifactStore
     launcher: CeleryLauncher
 
     def close(self) -> None:
@@ -69,9 +70,24 @@ def connect(settings: CoreSettings, role: str = "") -> Server:
     return Server(
         engine=engine,
         store=SqlJobStore(engine),
-        artifacts=FileArtifactStore(settings.artifact_dir),
+        artifacts=make_artifacts(settings),
         launcher=CeleryLauncher(settings.broker_url.get_secret_value(), public_url=settings.broker_public_url),
     )
+
+
+def make_artifacts(settings: CoreSettings) -> ArtifactStore:
+    """Return the store of files: a folder, or a bucket with a folder of copies.
+
+    Raises:
+        Invalid: ``bad_artifact_url``.
+        Unavailable: ``s3_missing`` where boto3 is not installed.
+    """
+    if settings.artifact_url is None:
+        return FileArtifactStore(settings.artifact_dir)
+    from db.s3 import Bucket, S3ArtifactStore
+
+    bucket = Bucket.of(settings.artifact_url)
+    return S3ArtifactStore(bucket, settings.artifact_dir, local_max_bytes=settings.artifact_cache_bytes)
 
 
 def make_search_work(settings: SearchSettings) -> SearchWork:
@@ -123,7 +139,9 @@ def make_api(settings: ApiSettings) -> FastAPI:
     server = connect(settings, "api")
     if settings.admin_token_file is not None:
         admit_admin(server.store, settings.admin_token_file)
-    service = JobService(server.store, server.artifacts, server.launcher, capabilities(), trace=inspector(settings))
+    service = JobService(
+        server.store, server.artifacts, server.launcher, capabilities(), trace=inspector(settings, server.artifacts)
+    )
     return create_app(
         ApiDependencies(
             store=server.store,
@@ -138,14 +156,14 @@ def make_api(settings: ApiSettings) -> FastAPI:
     )
 
 
-def inspector(settings: ApiSettings) -> Trace:
+def inspector(settings: ApiSettings, artifacts: ArtifactStore) -> Trace:
     """Return what finds a model's groups: a child process where the builder's code is installed."""
     from search.planning import no_builder_here
     from workers.inspecting import ChildInspector
 
     if find_spec("torch") is None or find_spec("torch_pruning") is None:
         return no_builder_here
-    return ChildInspector(settings.artifact_dir)
+    return ChildInspector(settings.artifact_dir, fetch=artifacts.local_path)
 
 
 def capabilities() -> Capabilities:

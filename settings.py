@@ -21,7 +21,14 @@ class CoreSettings(BaseSettings):
     broker_public_url: str | None = Field(
         default=None, description="How devices reach the broker, without credentials; default: as the server does."
     )
-    artifact_dir: Path = Field(description="Folder of content-addressed files.")
+    artifact_dir: Path = Field(description="Folder of content-addressed files; with a bucket: of copies of them.")
+    artifact_url: str | None = Field(
+        default=None,
+        description="Keep artifacts in a bucket instead: s3://bucket/prefix?endpoint_url=...&region=...; needs the extra `s3`.",
+    )
+    artifact_cache_bytes: int = Field(
+        default=20 * 1024**3, gt=0, description="With a bucket: what the copies may take."
+    )
     names_dir: Path | None = Field(
         default=None,
         description="Where workers keep their names, so that a restarted one gets its leases back; default: the temp folder.",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import tempfile
 import threading
 import time
@@ -58,9 +59,9 @@ class FileArtifactStore:
         try:
             data = path.read_bytes()
         except FileNotFoundError as error:
-            raise _absent(digest) from error
+            raise absent(digest) from error
         if hashlib.sha256(data).hexdigest() != digest.removeprefix("sha256:"):
-            raise _corrupt(digest, path)
+            raise corrupt(digest, path)
         return data
 
     def local_path(self, digest: str) -> Path:
@@ -78,15 +79,39 @@ class FileArtifactStore:
                     return path
                 found = hashlib.file_digest(file, "sha256").hexdigest()
         except FileNotFoundError as error:
-            raise _absent(digest) from error
+            raise absent(digest) from error
         if found != digest.removeprefix("sha256:"):
-            raise _corrupt(digest, path)
+            raise corrupt(digest, path)
         self._remember(digest, stamp)
         return path
 
     def exists(self, digest: str) -> bool:
         """Whether the file is there; its bytes are not looked at."""
         return self._path(digest).is_file()
+
+    def remove(self, digest: str, *, unused_for_s: float) -> bool:
+        """Delete a file stored longer ago than that; return whether it is gone now.
+
+        Storing the same bytes anew counts as storing: whoever does so while we look keeps the file. It is taken aside first, and
+        put back where its time says that it is in use again.
+
+        Raises:
+            NotFound: No such artifact.
+        """
+        path = self._path(digest)
+        aside = self._temporary / f"removed-{secrets.token_hex(8)}"
+        try:
+            if time.time() - path.stat().st_mtime < unused_for_s:
+                return False
+            path.rename(aside)
+            if time.time() - aside.stat().st_mtime < unused_for_s:
+                aside.rename(path)
+                return False
+        except FileNotFoundError as error:
+            raise absent(digest) from error
+        aside.unlink()
+        self._verified.pop(digest, None)
+        return True
 
     def _put(self, chunks: Iterable[bytes], kind: ArtifactKind, *, max_bytes: int | None) -> ArtifactRef:
         hasher = hashlib.sha256()
@@ -120,7 +145,9 @@ class FileArtifactStore:
         path = self._path(digest)
         try:
             self.local_path(digest)
-        except (NotFound, Unavailable):
+            os.utime(path)  # in use again: see ``remove``
+            self._remember(digest, _stamp(path.stat()))
+        except (NotFound, Unavailable, FileNotFoundError):
             if not path.parent.is_dir():
                 path.parent.mkdir(exist_ok=True)
                 _sync_folder(self._root)
@@ -171,13 +198,15 @@ def _sync_folder(path: Path) -> None:
         os.close(handle)
 
 
-def _absent(digest: str) -> NotFound:
+def absent(digest: str) -> NotFound:
+    """Return the error of an artifact that is not there."""
     return NotFound(f"There is no artifact {digest}; upload it with POST /v1/artifacts.", metadata={"digest": digest})
 
 
-def _corrupt(digest: str, path: Path) -> Unavailable:
+def corrupt(digest: str, place: Path | str) -> Unavailable:
+    """Return the error of bytes that are not what their name says."""
     return Unavailable(
-        f"The bytes of artifact {digest} have changed on disk ({path}). Upload it again, and check the disk.",
+        f"The bytes of artifact {digest} have changed where they lie ({place}). Upload it again, and check the disk.",
         code="artifact_corrupt",
         metadata={"digest": digest},
     )

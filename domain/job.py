@@ -247,6 +247,12 @@ class JobSpec(_Strict):
         default="wait", description="What to do while no device matches a target: wait with a reason, or fail."
     )
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Digests of the files a user gave."""
+        given = (self.model.weights, self.model.artifact, self.data.artifact)
+        return tuple(digest for digest in given if digest is not None)
+
 
 class Job(BaseModel):
     """A job as stored."""

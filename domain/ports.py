@@ -150,6 +150,10 @@ class ArtifactStore(Protocol):
 
     def exists(self, digest: str) -> bool: ...
 
+    def remove(self, digest: str, *, unused_for_s: float) -> bool:
+        """Delete what was stored longer ago than that; whether it is gone now. Raises NotFound."""
+        ...
+
 
 class Launcher(Protocol):
     """Wakes whoever carries work. A wake carries no work and may be lost: the reaper wakes again. Never raises."""

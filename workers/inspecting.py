@@ -11,6 +11,7 @@ import resource
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,11 +32,13 @@ class ChildInspector:
         artifact_dir: Where models and data lie.
         max_s: After this the child is killed.
         max_memory_bytes: Its address space.
+        fetch: Brings a file to ``artifact_dir`` where the store is elsewhere: the child has no keys to it.
     """
 
     artifact_dir: Path
     max_s: float = MAX_S
     max_memory_bytes: int = MAX_MEMORY_BYTES
+    fetch: Callable[[str], object] | None = None
     _one: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, spec: JobSpec) -> Network:
@@ -43,6 +46,9 @@ class ChildInspector:
         if not self._one.acquire(timeout=self.max_s):
             raise Unavailable("Another model is being looked at; ask again in a minute.")
         try:
+            if self.fetch is not None:
+                for digest in spec.inputs:
+                    self.fetch(digest)
             return self._ask(spec)
         finally:
             self._one.release()

@@ -83,3 +83,20 @@ class ArtifactStoreContract:
         for look in (store.read, store.local_path):
             with pytest.raises(NotFound):
                 look(digest)
+
+    def test_what_is_removed_is_gone_and_may_come_back(self, store: ArtifactStore) -> None:
+        ref, other = store.put_bytes(BODY, ArtifactKind.ONNX), store.put_bytes(b"other", ArtifactKind.ONNX)
+        assert store.remove(ref.digest, unused_for_s=0.0)
+        assert not store.exists(ref.digest) and store.exists(other.digest)
+        for look in (store.read, store.local_path):
+            with pytest.raises(NotFound):
+                look(ref.digest)
+        with pytest.raises(NotFound):
+            store.remove(ref.digest, unused_for_s=0.0)
+        store.put_bytes(BODY, ArtifactKind.ONNX)
+        assert store.read(ref.digest) == BODY
+
+    def test_what_was_stored_lately_is_not_removed(self, store: ArtifactStore) -> None:
+        ref = store.put_bytes(BODY, ArtifactKind.ONNX)
+        assert not store.remove(ref.digest, unused_for_s=3600.0)
+        assert store.read(ref.digest) == BODY
