@@ -79,4 +79,9 @@ class ReaperSettings(CoreSettings):
     """The reaper."""
 
     interval_s: float = Field(default=1.0, gt=0)
+    retention_days: float = Field(
+        default=0.0,
+        ge=0,
+        description="Delete raw samples and files of jobs that ended so long ago, never what a front refers to; 0: keep all.",
+    )
     audit_days: int = Field(default=400, ge=0, description="Entries of the audit log are kept so long; 0: for ever.")

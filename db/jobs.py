@@ -27,7 +27,7 @@ from db.mapping import (
     measurement_of,
     trial_of,
 )
-from db.models import build, idempotency_key, job, measurement, trial
+from db.models import artifact, build, idempotency_key, job, measurement, trial
 from db.pages import coerce_page_size, make_page, moment_in_token, read_page_token
 from domain.access import SYSTEM, Principal
 from domain.errors import Conflict, FieldProblem, Invalid, NotFound
@@ -60,6 +60,8 @@ class JobTables(EventTables):
             values |= {"labels": spec.labels, "priority": spec.priority}
             connection.execute(insert(job).values(**values, state=JobState.QUEUED, stage=Stage.QUEUED))
             append_event(connection, job_id, "job.state", {"state": JobState.QUEUED.value})
+            used = update(artifact).where(artifact.c.digest.in_(spec.inputs)).values(used_at=func.now())
+            connection.execute(used)  # the collector leaves what is named anew alone
             note(connection, by, "job.create", job_id, {"name": spec.name})
             return _job(connection, job_id), True
 

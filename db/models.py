@@ -92,6 +92,7 @@ job = Table(
     Column("search_attempt", Integer, nullable=False, server_default="0"),
     Column("not_before", MOMENT, comment="Nobody searches on before this."),
     Column("waiting_since", MOMENT, nullable=False, server_default=func.now()),
+    Column("kept_files", JSON(none_as_null=True), comment="Once collected: digests that its fronts refer to."),
     _one_of("state", JobState),
     _one_of("stage", Stage),
     _one_of("ended_by", EndedBy),
@@ -318,6 +319,7 @@ artifact = Table(
     Column("size_bytes", BigInteger, nullable=False),
     Column("kind", Text, nullable=False),
     _created_at(),
+    Column("used_at", MOMENT, nullable=False, server_default=func.now()),
     _one_of("kind", ArtifactKind),
     CheckConstraint("size_bytes >= 0", name="size_bytes"),
 )

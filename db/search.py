@@ -10,6 +10,7 @@ from sqlalchemy import Connection, ScalarSelect, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from db.events import append_event
+from db.files import record_files
 from db.ids import new_id
 from db.jobs import close_job, move_job, trial_event
 from db.leases import in_seconds
@@ -27,7 +28,7 @@ from db.mapping import (
 )
 from db.models import build, job, measurement, trial
 from db.transactions import Transactions
-from domain.build import Build
+from domain.build import Build, BuildResult
 from domain.errors import Conflict, NotFound, StaleAttempt, WrongState
 from domain.job import JOB_TRANSITIONS, EndedBy, JobState, Stage
 from domain.measurement import Measurement
@@ -160,7 +161,9 @@ class SearchTables(Transactions):
         """Return the latest finished build of any job with this key; None if there is none."""
         query = (
             select(*BUILD_COLUMNS)
+            .join_from(build, job, job.c.id == build.c.job_id)
             .where(build.c.key == key, build.c.state == WorkState.DONE)
+            .where(job.c.kept_files.is_(None))  # files of a collected job may be gone
             .order_by(build.c.finished_at.desc(), build.c.id.desc())
             .limit(1)
         )
@@ -174,6 +177,8 @@ class SearchTables(Transactions):
             raise WrongState(f"Build {build.id} is {build.state}; only a finished one can be adopted.")
         with self._transaction() as connection:
             row = _hold_live(connection, lease)
+            if isinstance(build.outcome, BuildResult):
+                record_files(connection, build.outcome.files)  # in use again
             new = NewBuild(build.key, build.request)
             return build_of(_insert_build(connection, row.id, new, adopted=build))
 

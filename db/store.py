@@ -18,6 +18,7 @@ from db.measurements import MeasurementTables
 from db.models import artifact
 from db.queue import QueueTables
 from db.reaping import ReaperTables
+from db.retention import RetentionTables
 from db.search import SearchTables
 from db.tokens import TokenTables
 from domain.access import Principal
@@ -37,6 +38,7 @@ class SqlJobStore(
     JoiningTables,
     TokenTables,
     AuditTables,
+    RetentionTables,
 ):
     """``domain.ports.JobStore`` on PostgreSQL. Safe to share between threads; make one in each process, after forking.
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import threading
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -116,6 +117,7 @@ def upgrade_database() -> int:
 
 def _run_reaper() -> int:
     from workers.reaper import Reaper
+    from workers.retention import DAY_S, collect
 
     settings = ReaperSettings()
     bootstrap.configure_logging(settings.log_level)
@@ -123,7 +125,11 @@ def _run_reaper() -> int:
     stop = threading.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stop.set())
-    Reaper(server.store, server.launcher, settings.interval_s, settings.audit_days, settings.names_dir).run(stop)
+    older_than_s = settings.retention_days * DAY_S
+    reaper = Reaper(server.store, server.launcher, settings.interval_s, settings.audit_days, settings.names_dir)
+    if older_than_s:
+        reaper.collect = partial(collect, server.store, server.artifacts, older_than_s=older_than_s)
+    reaper.run(stop)
     server.close()
     return 0
 

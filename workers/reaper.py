@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 
 USERS_EVERY_S = 5.0
 FORGET_EVERY_S = 60.0
+COLLECT_EVERY_S = 3600.0
 FIRST_RECHECK_S = 15.0  # a check of the golden model takes some of it
 
 
@@ -58,12 +60,13 @@ class Reaper:
     interval_s: float = 1.0
     audit_days: int = 0
     names_dir: Path | None = None
+    collect: Callable[[], object] | None = None  # what is old, where the operator asked for it
     _dead: set[str] = field(default_factory=set)
     # A check takes its seconds, and one that cannot be told stays due: the device is not to measure nothing else meanwhile.
     rechecks: Backoff = field(default_factory=lambda: Backoff(FIRST_RECHECK_S, RECHECK_S))
 
     def run(self, stop: threading.Event) -> None:
-        users_at = forgot_at = 0.0
+        users_at = forgot_at = collected_at = -math.inf
         while not stop.is_set():
             try:
                 if time.monotonic() - users_at >= USERS_EVERY_S:
@@ -73,6 +76,9 @@ class Reaper:
                 if time.monotonic() - forgot_at >= FORGET_EVERY_S:
                     self.store.forget_old(audit_days=self.audit_days)
                     forgot_at = time.monotonic()
+                if self.collect is not None and time.monotonic() - collected_at >= COLLECT_EVERY_S:
+                    collected_at = time.monotonic()
+                    self.collect()
             except (PruneloopError, OSError) as error:  # the tables are away, or the folder of names cannot be read
                 log.warning("reaper: %s", error)
             stop.wait(self.interval_s)

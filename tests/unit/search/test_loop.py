@@ -14,6 +14,7 @@ from domain.outcome import Blame
 from domain.trial import TrialState
 from search.front import build_front
 from search.loop import LoopEnd, LoopResult, SearchLoop
+from search.options import Parts
 from tests.unit.search.fakes import FakeLauncher, MemoryArtifacts, World, failed, make_device, make_spec
 from tests.unit.search.surfaces import FEW, MANY, group
 
@@ -66,6 +67,23 @@ def test_the_budget_counts_built_trials_and_no_architecture_is_built_twice():
     built = [t.candidate.architecture for t in trials if t.build_id is not None]
     assert len(built) == 25
     assert len(set(built)) == len(built)
+
+
+def test_without_overlap_a_target_has_one_trial_at_a_time():
+    world = World(groups=MANY)
+    job = start(world, budget={"trials": 6})
+    lease = world.lease_search("test", lease_s=15.0, job_id=job.id)
+    most = 0
+
+    def looked():
+        nonlocal most
+        open_ = [trial for trial in world.snapshot(job.id).trials if not trial.state.is_terminal]
+        most = max(most, len(open_))
+        return False
+
+    SearchLoop(world, FakeLauncher(), parts=Parts.without(["overlap"])).run(lease, until=looked)
+    assert world.job(job.id).state is JobState.SUCCEEDED
+    assert most == 1
 
 
 def test_builder_and_device_work_at_the_same_time():
