@@ -115,6 +115,7 @@ def make_search_work(settings: SearchSettings) -> SearchWork:
 
 def make_build_work(settings: BuildSettings) -> BuildWork:
     from pruning.builder import TorchBuilder
+    from pruning.checkpoint import Checkpoints
     from workers.agent import quiet
     from workers.build import BuildWork
     from workers.drain import is_draining
@@ -123,7 +124,11 @@ def make_build_work(settings: BuildSettings) -> BuildWork:
     server = connect(settings, "build")
     return BuildWork(
         store=server.store,
-        builder=TorchBuilder(server.artifacts, threads=settings.threads or default_threads()),
+        builder=TorchBuilder(
+            server.artifacts,
+            threads=settings.threads or default_threads(),
+            checkpoints=Checkpoints(settings.artifact_dir / "checkpoints", every_s=settings.checkpoint_s),
+        ),
         launcher=server.launcher,
         hold=lambda: quiet.building(quiet.default_path()),
         owner=take_name("build", settings.names_dir),

@@ -73,6 +73,11 @@ class BuildSettings(CoreSettings):
     """The build worker."""
 
     threads: int = Field(default=0, ge=0, description="torch threads; 0: all of up to three cores, else all but one.")
+    checkpoint_s: float = Field(
+        default=10.0,
+        gt=0,
+        description="Trainings note how far they are this often, in artifact_dir; a killed build goes on from there.",
+    )
 
 
 class ReaperSettings(CoreSettings):

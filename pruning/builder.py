@@ -35,6 +35,7 @@ from domain.formats import why_not
 from domain.outcome import Blame, Failed
 from domain.ports import ArtifactStore, BuildAbandoned, BuildProgress, Hold
 from pruning.accuracy import predict
+from pruning.checkpoint import NONE, Checkpoints
 from pruning.cost import count_macs, count_params
 from pruning.datasets import load_data
 from pruning.datasets.splits import CheckedSplits
@@ -75,9 +76,15 @@ class TorchBuilder:
         artifacts: Where weights and data come from and files go.
         threads: Torch threads of a build, and of onnxruntime when a final is run on the test split.
         torch_device: ``auto``, ``cpu``, ``cuda``, ...
+        checkpoints: Where long trainings note how far they are.
     """
 
-    def __init__(self, artifacts: ArtifactStore, *, threads: int, torch_device: str = "auto") -> None:
+    def __init__(
+        self, artifacts: ArtifactStore, *, threads: int, torch_device: str = "auto", checkpoints: Checkpoints = NONE
+    ) -> None:
+        checkpoints.clear_old()
+        self._checkpoints = checkpoints
+        self._request = ""  # of the build in hand: its trainings' checkpoints are named by it
         self._artifacts = artifacts
         self._threads = threads
         self._compute = choose_compute(choose_device(torch_device), "auto")
@@ -89,6 +96,7 @@ class TorchBuilder:
         """Carry out a request; everything but ``BuildAbandoned`` comes back as a value."""
         watch = Stopwatch(progress, hold)
         torch.set_num_threads(self._threads)
+        self._request = request.model_dump_json()
         try:
             if request.kind is BuildKind.PREPARE:
                 return self._prepare(request, watch)
@@ -259,7 +267,8 @@ class TorchBuilder:
         with watch.measure("train"):
             data = dense.training_set(distill=False, hold=watch.hold)
             recipe = dense_recipe(model, seed)
-            train(model, data, recipe, dense.compute, progress=watch.tell, hold=watch.hold)
+            checkpoint = self._checkpoints.of(self._request, "train")
+            train(model, data, recipe, dense.compute, progress=watch.tell, hold=watch.hold, checkpoint=checkpoint)
         return f"dense model trained here: {recipe.epochs:g} epochs on {len(inputs)} samples"
 
     def _sensitivity(self, dense: Dense, watch: Stopwatch) -> tuple[GroupInfo, ...]:
@@ -294,11 +303,25 @@ class TorchBuilder:
         with watch.measure("recover"):
             data = dense.training_set(distill=plan.distill, hold=watch.hold)
             recipe = Recipe(epochs=epochs, learning_rate=plan.learning_rate, seed=seed)
-            if plan.precision == "auto" and epochs > 0:
+            checkpoint = self._checkpoints.of(self._request, "recover")
+            before = checkpoint.peek("precision")
+            if before is not None:  # what was chosen then is gone on with
+                compute = choose_compute(compute.device, before)
+            elif plan.precision == "auto" and epochs > 0:
                 compute = faster_compute(
                     model, data.inputs[: batch_of(recipe, len(data.inputs))], compute, hold=watch.hold
                 )
-            train(model, data, recipe, compute, progress=watch.tell, hold=watch.hold, after_step=after_step)
+            checkpoint.notes["precision"] = compute.precision
+            train(
+                model,
+                data,
+                recipe,
+                compute,
+                progress=watch.tell,
+                hold=watch.hold,
+                after_step=after_step,
+                checkpoint=checkpoint,
+            )
 
     def _export(
         self,

@@ -18,7 +18,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own custom
 from torch import Tensor, nn
 
 from domain.errors import PruneloopError
-from domain.ports import Hold
+from domain.ports import BuildAbandoned, Hold
+from pruning.checkpoint import NONE, Checkpoint
 from pruning.precision import Compute
 
 CALIBRATION_SAMPLES = 512
@@ -141,6 +142,7 @@ def train(
     progress: Callable[[float], None] = lambda fraction: None,
     hold: Hold = nullcontext,
     after_step: Callable[[], None] = lambda: None,
+    checkpoint: Checkpoint | None = None,
 ) -> None:
     """Train a model in place with warm-up and cosine decay; left in eval mode, all parameters unfrozen.
 
@@ -154,6 +156,8 @@ def train(
         progress: Told the fraction done after every batch; may raise to stop.
         hold: Entered around every batch.
         after_step: Called after every step: what must hold of the weights is put right there (``pruning.zeros``).
+        checkpoint: Where an interrupted training of the same kind stood, and where to note how far this one is; also at the
+            moment ``progress`` stops it.
 
     Raises:
         TrainingDiverged: Where the loss is not finite.
@@ -170,7 +174,12 @@ def train(
     generator = torch.Generator().manual_seed(recipe.seed)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(recipe.seed)  # dropout and the like
+        checkpoint = checkpoint or NONE.of()
+        done = checkpoint.load(model, optimizer, scaler)
         for step, index in zip(range(steps), _shuffled(len(data.inputs), batch, generator), strict=False):
+            if step < done:  # draw the same random numbers as then, and do nothing with them
+                shift_of(data.inputs[index], data.max_shift, generator)
+                continue
             with hold():
                 for group in optimizer.param_groups:
                     group["lr"] = peak * rate_at(step, steps, recipe.warmup)
@@ -188,7 +197,13 @@ def train(
                 scaler.step(optimizer)
                 scaler.update()
                 after_step()
-            progress((step + 1) / steps)
+            checkpoint.save_if_due(step + 1, model, optimizer, scaler)
+            try:
+                progress((step + 1) / steps)
+            except BuildAbandoned:
+                checkpoint.save(step + 1, model, optimizer, scaler)
+                raise
+    checkpoint.done()
     model.zero_grad(set_to_none=True)
     model.eval()
 
@@ -257,15 +272,22 @@ def loss_of(logits: Tensor, data: TrainingSet, index: Tensor, recipe: Recipe) ->
 
 def shifted(inputs: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
     """Move each image of ``(N, C, H, W)`` by up to ``pixels`` each way, filled with the batch's lowest value."""
-    if pixels == 0 or inputs.ndim != 4:
+    offsets = shift_of(inputs, pixels, generator)
+    if offsets is None:
         return inputs
     samples, _, height, width = inputs.shape
     padded = F.pad(inputs, (pixels,) * 4, value=float(inputs.min()))
-    offsets = torch.randint(0, 2 * pixels + 1, (2, samples, 1), generator=generator)
     rows = (offsets[0] + torch.arange(height))[:, :, None]
     columns = (offsets[1] + torch.arange(width))[:, None, :]
     picked = padded[torch.arange(samples)[:, None, None], :, rows, columns]
     return picked.permute(0, 3, 1, 2)
+
+
+def shift_of(inputs: Tensor, pixels: int, generator: torch.Generator) -> Tensor | None:
+    """Draw how far each image is moved, ``(2, N, 1)``; None where nothing is moved."""
+    if pixels == 0 or inputs.ndim != 4:
+        return None
+    return torch.randint(0, 2 * pixels + 1, (2, len(inputs), 1), generator=generator)
 
 
 def _batches(samples: int, batch: int) -> int:

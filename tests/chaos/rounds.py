@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 
 from tests.chaos import audit, invariants
 from tests.chaos.faults import Chaos
@@ -130,7 +132,7 @@ def say(line: str) -> None:
 def _live(system: System) -> int:
     try:
         return _count(system, "SELECT count(*) FROM job WHERE finished_at IS NULL")
-    except Exception:  # the tables are away for a moment: then enough is going on
+    except SQLAlchemyError:  # the tables are away for a moment: then enough is going on
         return MOST_LIVE_JOBS
 
 
@@ -142,8 +144,11 @@ def _count(system: System, query: str) -> int:
 def _wait(system: System, query: str, timeout_s: float) -> None:
     """Wait until a count is zero, or time is up: then the invariants tell what is left."""
     until = time.monotonic() + timeout_s
-    while time.monotonic() < until and _count(system, query):
+    while time.monotonic() < until:
         system.check()
+        with suppress(SQLAlchemyError):  # a database that was stopped at once may still be on its way back
+            if not _count(system, query):
+                return
         time.sleep(0.3)
 
 
