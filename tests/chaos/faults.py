@@ -170,7 +170,7 @@ class Chaos:
             if part == "head":
                 return tree[-1:]
             if part == "child":
-                return tree[:-1]
+                return [one for one in tree[:-1] if not _is_tracker(one)]
         return tree
 
     def _cut(self, fault: Fault) -> None:
@@ -224,6 +224,13 @@ def _tree(process: psutil.Process) -> list[psutil.Process]:
     with suppress(psutil.Error):
         return [*process.children(recursive=True), process]
     return [process]
+
+
+def _is_tracker(process: psutil.Process) -> bool:
+    """Whether it only keeps books for a pool: nothing that works, and nothing that a lack of memory would choose."""
+    with suppress(psutil.Error):
+        return "tracker" in " ".join(process.cmdline())
+    return False
 
 
 def _send(processes: list[psutil.Process], signum: int) -> None:
