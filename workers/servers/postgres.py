@@ -31,7 +31,7 @@ SETTINGS = {
     "log_timezone": "UTC",
     # A search worker that dies must not keep its row locks for long.
     "idle_in_transaction_session_timeout": "60s",
-    # After a crash every file is forced to disk before recovery begins: one call of the kernel in place of a thousand (0.5 s, not 6).
+    # After a crash all files are forced to disk before recovery begins: by one call, not one a file (0.5 s, not 6).
     **({"recovery_init_sync_method": "syncfs"} if sys.platform.startswith("linux") else {}),
 }
 
