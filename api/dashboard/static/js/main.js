@@ -2,7 +2,7 @@
 
 import { html, render, useEffect, useState } from "../vendor/preact.js";
 import { session } from "./api.js";
-import { useRoute } from "./hooks.js";
+import { useLazy, useRoute } from "./hooks.js";
 import { routeTo } from "./route.js";
 import { Login } from "./pages/login.js";
 import { Loading } from "./parts.js";
@@ -60,18 +60,8 @@ function skip(event) {
   document.getElementById("main").focus();
 }
 
-const loaded = new Map();
-
 function Page({ name, props, route }) {
-  const [, again] = useState(0);
-  useEffect(() => {
-    if (loaded.has(name)) return;
-    PAGES[name]().then((module) => {
-      loaded.set(name, module.default);
-      again((count) => count + 1);
-    });
-  }, [name]);
-  const Found = loaded.get(name);
+  const Found = useLazy(name, PAGES, (module) => module.default);
   return Found ? html`<${Found} ...${props} route=${route} />` : html`<${Loading} what="the page" />`;
 }
 

@@ -20,7 +20,19 @@ export function FrontTab({ job, front, columns, target }) {
         onPick=${(number) => { location.hash = routeTo(["jobs", job.id, "trials", String(number)]); }} />
       <${Legend} points=${points} dense=${dense} series=${series[0]} isFinal=${front.is_final} />
     <//>
-    <${FrontTable} job=${job} points=${points} dense=${dense} target=${target} />`;
+    <${FrontTable} job=${job} points=${points} dense=${dense} target=${target} />
+    <${Joint} job=${job} />`;
+}
+
+/** One model for all targets, where a job has several: told when the search has ended. */
+function Joint({ job }) {
+  const points = job.report.joint || [];
+  if (job.spec.targets.length < 2 || !points.length) return null;
+  return html`<${Card} title="One model for all targets"><${Table} caption="One model for all targets"
+      head=${["Trial", ...job.spec.targets.map((target, index) => `#Target ${index}: ${target.runtime}`), "#Slowest of them", "#Accuracy"]}>
+    ${points.map((point) => html`<tr><th scope="row"><a href=${routeTo(["jobs", job.id, "trials", String(point.trial)])}>Trial ${point.trial}</a></th>
+      ${point.speedups.map((speedup) => html`<td class="num">${times(speedup)}</td>`)}<td class="num"><strong>${times(point.least_speedup)}</strong></td><td class="num">${percent(point.accuracy_search, 2)}</td></tr>`)}<//>
+    <p class="hint">Non-dominated by accuracy on the search split and the speed-up where it gains least.</p><//>`;
 }
 
 const nameOf = (metric) => metric[0].toUpperCase() + metric.slice(1);

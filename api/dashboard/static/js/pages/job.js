@@ -1,7 +1,7 @@
 import { html, useEffect, useRef, useState } from "../../vendor/preact.js";
 import { post, session } from "../api.js";
 import { ago, digits, duration, moment, times } from "../format.js";
-import { useData, useNow, useThrottled, useTitle } from "../hooks.js";
+import { useData, useLazy, useNow, useThrottled, useTitle } from "../hooks.js";
 import { followJob } from "../live.js";
 import { Act, Badge, Bar, Loading, Stat, Tabs, Trouble } from "../parts.js";
 import { routeTo } from "../route.js";
@@ -9,8 +9,8 @@ import { FrontTab } from "./job-front.js";
 
 const TABS = [["front", "Front"], ["network", "Network"], ["search", "Search"], ["timeline", "Timeline"], ["events", "Events"], ["files", "Files"], ["spec", "Request"]];
 const LAZY = {
-  network: () => import("./job-network.js"), search: () => import("./job-search.js"), timeline: () => import("./job-timeline.js"),
-  events: () => import("./job-events.js"), files: () => import("./job-files.js"), spec: () => import("./job-files.js"),
+  "job-network": () => import("./job-network.js"), "job-search": () => import("./job-search.js"), "job-timeline": () => import("./job-timeline.js"),
+  "job-events": () => import("./job-events.js"), "job-files": () => import("./job-files.js"), "job-spec": () => import("./job-files.js"),
 };
 const OVER = new Set(["SUCCEEDED", "STOPPED", "CANCELLED", "FAILED"]);
 const EVENTS_KEPT = 500;
@@ -78,19 +78,8 @@ export function targetName(target) {
   return `${target.runtime}, ${target.precision.join("/")}, ${where}`;
 }
 
-const loaded = new Map();
-
 function Lazy({ name, ...props }) {
-  const [, again] = useState(0);
-  useEffect(() => {
-    if (!loaded.has(name) && LAZY[name]) {
-      LAZY[name]().then((module) => {
-        loaded.set(name, module.TABS[name]);
-        again((count) => count + 1);
-      });
-    }
-  }, [name]);
-  const Found = loaded.get(name);
+  const Found = useLazy(`job-${name}`, LAZY, (module) => module.TABS[name]);
   return Found ? html`<${Found} ...${props} />` : html`<${Loading} what="this view" />`;
 }
 

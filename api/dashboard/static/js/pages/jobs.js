@@ -1,4 +1,5 @@
 import { html, useState } from "../../vendor/preact.js";
+import { session } from "../api.js";
 import { ago, duration, times } from "../format.js";
 import { useData, useNow, useTitle } from "../hooks.js";
 import { Badge, Bar, Empty, Loading, Trouble } from "../parts.js";
@@ -68,6 +69,6 @@ function Row({ job, now, isChosen, pick }) {
     <td data-label="Best speed-up"><strong class="big">${times(job.best_speedup)}</strong><span class="note">at most ${(job.max_drop * 100).toFixed(1)} % lost</span></td>
     <td data-label="Devices">${job.devices.length ? job.devices.map((one) => html`<a class="tag" href=${routeTo(["devices", one.id])}>${one.name}</a> `) : html`<span class="soft">none yet</span>`}</td>
     <td data-label="Age"><time datetime=${job.created_at} title=${job.created_at}>${ago(job.created_at, now)}</time></td>
-    <td><a class="button small" href=${routeTo(["submit"], { from: job.id })} aria-label=${`Clone ${name}`}>Clone</a></td>
+    <td>${session.can("submit") ? html`<a class="button small" href=${routeTo(["submit"], { from: job.id })} aria-label=${`Clone ${name}`}>Clone</a>` : null}</td>
   </tr>`;
 }
