@@ -22,9 +22,9 @@ from domain.job import JobState
 from tests.browser.conftest import SHOTS, Open, Watched, only_when_asked, the_page_stays
 from tests.e2e.conftest import System
 
-pytestmark = [only_when_asked, pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [only_when_asked, pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(2400)]
 
-LONG_MS = 400_000
+LONG_MS = 900_000
 SERIOUS = {"serious", "critical"}
 
 
