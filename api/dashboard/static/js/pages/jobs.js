@@ -7,6 +7,7 @@ import { routeTo } from "../route.js";
 
 const STATES = ["QUEUED", "RUNNING", "PAUSED", "STOPPING", "SUCCEEDED", "STOPPED", "CANCELLED", "FAILED"];
 const PAGE = 50;
+const UNCOUNTED = new Set(["building", "measuring", "duplicate"]); // trials that do not (yet) count against the budget
 
 export default function Jobs({ route }) {
   useTitle("Jobs");
@@ -57,7 +58,7 @@ function List({ items, chosen, pick }) {
 }
 
 function Row({ job, now, isChosen, pick }) {
-  const counted = Object.entries(job.trials_by_state).reduce((sum, [state, number]) => sum + (state === "building" || state === "measuring" ? 0 : number), 0);
+  const counted = Object.entries(job.trials_by_state).reduce((sum, [state, number]) => sum + (UNCOUNTED.has(state) ? 0 : number), 0);
   const isOver = Boolean(job.finished_at);
   const took = job.started_at ? ((job.finished_at ? Date.parse(job.finished_at) : now) - Date.parse(job.started_at)) / 1000 : null;
   const name = job.name || job.id;
@@ -65,10 +66,10 @@ function Row({ job, now, isChosen, pick }) {
     <td><input type="checkbox" checked=${isChosen} onChange=${() => pick(job.id)} aria-label=${`Choose ${name} to compare`} /></td>
     <th scope="row" data-label="Job"><a href=${routeTo(["jobs", job.id])}>${name}</a><span class="note">${job.model}${Object.entries(job.labels).map(([key, value]) => html` <code>${key}=${value}</code>`)}</span></th>
     <td data-label="State"><${Badge} state=${job.state} />${job.state === "RUNNING" ? html`<span class="note">${job.stage.replaceAll("_", " ")}</span>` : null}${job.reason ? html`<span class="note clip" title=${job.reason}>${job.reason}</span>` : null}</td>
-    <td data-label="Progress"><${Bar} share=${isOver ? 1 : counted / job.trials_budget} label=${`Progress of ${name}`} /><span class="note">${counted} of ${job.trials_budget} trials${took !== null ? html` · ${duration(took)}` : null}</span></td>
-    <td data-label="Best speed-up"><strong class="big">${times(job.best_speedup)}</strong><span class="note">at most ${(job.max_drop * 100).toFixed(1)} % lost</span></td>
+    <td data-label="Progress" class="tight"><${Bar} share=${isOver ? 1 : counted / job.trials_budget} label=${`Progress of ${name}`} /><span class="note">${counted} of ${job.trials_budget} trials${took !== null ? html` · ${duration(took)}` : null}</span></td>
+    <td data-label="Best speed-up" class="tight"><strong class="big">${times(job.best_speedup)}</strong><span class="note">at most ${(job.max_drop * 100).toFixed(1)} % lost</span></td>
     <td data-label="Devices">${job.devices.length ? job.devices.map((one) => html`<a class="tag" href=${routeTo(["devices", one.id])}>${one.name}</a> `) : html`<span class="soft">none yet</span>`}</td>
-    <td data-label="Age"><time datetime=${job.created_at} title=${job.created_at}>${ago(job.created_at, now)}</time></td>
+    <td data-label="Age" class="tight"><time datetime=${job.created_at} title=${job.created_at}>${ago(job.created_at, now)}</time></td>
     <td>${session.can("submit") ? html`<a class="button small" href=${routeTo(["submit"], { from: job.id })} aria-label=${`Clone ${name}`}>Clone</a>` : null}</td>
   </tr>`;
 }

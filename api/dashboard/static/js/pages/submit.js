@@ -142,7 +142,7 @@ function Plan({ plan, submit, isBusy }) {
       <${Stat} label="Measurements">at most ${cost.measurements}<//>
       <${Stat} label="Would take" note=${cost.expected_s === null ? "nothing was built here yet" : "by what lately took how long"}>${cost.expected_s === null ? NONE : duration(cost.expected_s)}<//>
       <${Stat} label="Ends after" note="the budget, held">${duration(cost.wall_budget_s)}<//>
-      <${Stat} label="In the queue" note=${cost.queue.searchers ? null : "no search worker is at work now"}>${cost.queue.ahead} ahead<//>
+      <${Stat} label="In the queue" note=${cost.queue.ahead ? null : "its turn comes at once"}>${cost.queue.ahead} ahead<//>
       ${network ? html`<${Stat} label="Network" note=${`${count(network.macs)} MACs, ${count(network.params)} parameters`}>${network.groups.length} groups${network.blocks.length ? `, ${network.blocks.length} blocks` : ""}<//>` : null}
     </dl>
     ${plan.network_reason ? html`<p class="soft">${plan.network_reason}</p>` : null}
