@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help dashboard demo docs reference test test-fast test-arm test-browser test-trackers lint up lock bench-measurement bench-search bench-dashboard chaos clean
+.PHONY: help $(shell sed -n 's/^\([a-z][a-z-]*\):.*\#\#.*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
@@ -27,6 +27,8 @@ dashboard: $(VENV)/.installed-dashboard ## fetch the libraries of the page at / 
 
 demo: $(VENV)/.installed-dashboard ## start everything on this machine and prune a real model against its real latency
 	$(BIN)/pruneloop demo
+
+install: $(VENV)/.installed-dashboard ## everything into .venv; then `. .venv/bin/activate`
 
 up: $(VENV)/.installed-dashboard ## everything embedded, in the foreground
 	$(BIN)/pruneloop up
@@ -59,12 +61,15 @@ test-browser: $(VENV)/.installed-dev ## the dashboard in Chromium on a live syst
 	$(BIN)/python -m api.dashboard.install --with-tests
 	PRUNELOOP_TEST_BROWSER=1 $(BIN)/python -m pytest tests/browser
 
+test-docs: $(VENV)/.installed-dev ## every command of the docs, from a fresh clone on (what is committed); half an hour
+	PRUNELOOP_TEST_DOCS=1 $(BIN)/python -m pytest tests/docs
+
 $(VENV)/.installed-trackers: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[trackers]'
 	touch $@
 
-test-trackers: $(VENV)/.installed-trackers ## the MLflow and Weights & Biases callbacks against their offline modes
-	PRUNELOOP_TEST_TRACKERS=1 $(BIN)/python -m pytest tests/unit/client/test_callbacks.py
+test-trackers: $(VENV)/.installed-trackers ## MLflow and Weights & Biases against their offline modes, a study in optuna-dashboard
+	PRUNELOOP_TEST_TRACKERS=1 $(BIN)/python -m pytest tests/unit/client/test_callbacks.py tests/unit/search/test_export.py
 
 bench-measurement: $(VENV)/.installed-dev ## our timing against torch.utils.benchmark and two medians; half an hour (ARGS='--runs 5': a look)
 	$(BIN)/python -m benchmarks.measurement --report docs/benchmarks/measurement.md $(ARGS)

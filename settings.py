@@ -33,7 +33,7 @@ class CoreSettings(BaseSettings):
         default=None,
         description="Where workers keep their names, so that a restarted one gets its leases back; default: the temp folder.",
     )
-    log_level: str = "INFO"
+    log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
     drain_file: Path | None = Field(
         default=None, description="Set by a worker's parent process; once the file exists, children hand work back."
     )
@@ -42,8 +42,8 @@ class CoreSettings(BaseSettings):
 class ApiSettings(CoreSettings):
     """The API process."""
 
-    host: str = "127.0.0.1"
-    port: int = Field(default=8420, ge=0, le=65535)
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8420, ge=0, le=65535, description="Port to listen on; 0: any free one.")
     public_url: str | None = Field(
         default=None, description="URL that devices and browsers use; default: host and port."
     )
@@ -52,7 +52,7 @@ class ApiSettings(CoreSettings):
         description="Further names this server may be called by: JSON list. Addresses, single words, this machine's names and "
         "the host of public_url are known.",
     )
-    max_upload_bytes: int = Field(default=2 * 1024**3, gt=0)
+    max_upload_bytes: int = Field(default=2 * 1024**3, gt=0, description="Of one artifact.")
     admin_token_file: Path | None = Field(default=None, description="Made at first start where absent, mode 0600.")
 
 
@@ -62,7 +62,9 @@ class SearchSettings(CoreSettings):
     slice_s: float = Field(
         default=SEARCH_SLICE_S, gt=0, description="A job's loop gives way to a waiting one after this long."
     )
-    search_sampler: Literal["tpe", "gp", "nsga2", "random"] = "tpe"
+    search_sampler: Literal["tpe", "gp", "nsga2", "random"] = Field(
+        default="tpe", description="Which of Optuna's samplers asks, once the chain of seeds has ended."
+    )
     search_without: tuple[str, ...] = Field(
         default=(),
         description="Parts of the search to leave out, to see what they are worth: JSON list, see search/options.py.",
@@ -83,7 +85,7 @@ class BuildSettings(CoreSettings):
 class ReaperSettings(CoreSettings):
     """The reaper."""
 
-    interval_s: float = Field(default=1.0, gt=0)
+    interval_s: float = Field(default=1.0, gt=0, description="Between two rounds.")
     retention_days: float = Field(
         default=0.0,
         ge=0,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version as distribution_version
+from typing import Annotated
 
 import typer
 
 from client.commands import agent, bench, devices, ecosystem, jobs, report, server, tokens
-from client.commands.shared import INTERRUPTED, exit_code_of, show_error
+from client.commands.shared import INTERRUPTED, exit_code_of, say, show_error
 from domain.errors import PruneloopError
 
 HELP = """Prune models in a loop with the devices they will run on.
@@ -19,9 +21,25 @@ Exit codes: 0 done, 1 what was asked failed, 2 wrong usage, 3 no server or no ac
 def make_app() -> typer.Typer:
     """Return the command line application."""
     app = typer.Typer(name="pruneloop", help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
-    for commands in (server, jobs, report, ecosystem, devices, tokens, agent, bench):
+    app.callback(help=HELP)(options)
+    for commands in (jobs, report, ecosystem, devices, server, tokens, agent, bench):
         commands.register(app)
     return app
+
+
+def tell_version(wanted: bool) -> None:
+    if wanted:
+        say(f"pruneloop {distribution_version('pruneloop')}")
+        raise typer.Exit
+
+
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=tell_version, is_eager=True, help="Say which release this is, and end."),
+    ] = False,
+) -> None:
+    """What stands before the command; its help is the application's."""
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ from domain.front import Front
 from domain.health import HealthRecord
 from domain.job import Job, JobSpec, JobState, JobVerb
 from domain.messages import JoinTokenAnswer, JoinTokenRequest
+from domain.plan import JobPlan
 from domain.ports import Event
 from domain.trial import Trial
 
@@ -55,6 +56,14 @@ def _lines(response: httpx.Response, deadline: float | None) -> Iterator[str]:
     except httpx.ReadTimeout:
         if deadline is None or time.monotonic() < deadline:
             raise
+
+
+def _body_of(spec: JobSpec | Mapping[str, Any] | bytes) -> tuple[bytes, str]:
+    """Return a job as bytes and their media type; bytes are taken as YAML, which JSON is."""
+    if isinstance(spec, bytes):
+        return spec, "application/yaml"
+    value = spec.model_dump(mode="json") if isinstance(spec, JobSpec) else dict(spec)
+    return json.dumps(value).encode(), "application/json"
 
 
 def _still_running(view: JobView) -> Unavailable:
@@ -104,23 +113,47 @@ class PruneloopClient:
             spec: The job; bytes are taken as YAML (JSON is YAML) and checked by the server.
             idempotency_key: Same key and job: the first answer. Default: one of its own, which makes tries safe.
         """
-        if isinstance(spec, bytes):
-            content, media_type = spec, "application/yaml"
-        else:
-            value = spec.model_dump(mode="json") if isinstance(spec, JobSpec) else dict(spec)
-            content, media_type = json.dumps(value).encode(), "application/json"
+        content, media_type = _body_of(spec)
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex, "Content-Type": media_type}
         return Job.model_validate_json(
             self._send("POST", "/v1/jobs", content=content, headers=headers, may_repeat=True).content
         )
 
+    def plan(self, spec: JobSpec | Mapping[str, Any] | bytes) -> JobPlan:
+        """Return what a job would do, its groups, devices and cost; nothing is stored."""
+        content, media_type = _body_of(spec)
+        headers = {"Content-Type": media_type}
+        params = {"validate_only": "true"}
+        return JobPlan.model_validate_json(
+            self._send("POST", "/v1/jobs", params=params, content=content, headers=headers, may_repeat=True).content
+        )
+
+    def clone(
+        self, job_id: str, changes: Mapping[str, Any] | None = None, *, idempotency_key: str | None = None
+    ) -> Job:
+        """Submit the same job again; ``changes`` holds the top-level fields that differ, whole."""
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        answer = self._send(
+            "POST", f"/v1/jobs/{job_id}/clone", json=dict(changes or {}), headers=headers, may_repeat=True
+        )
+        return Job.model_validate_json(answer.content)
+
     def job(self, job_id: str) -> JobView:
         """Return a job and how far it is; unchanged ones cost the server no body."""
         return JobView.model_validate_json(self._get_cached(f"/v1/jobs/{job_id}"))
 
-    def jobs(self, *, states: Sequence[JobState] = (), limit: int | None = None) -> list[Job]:
-        """Return jobs, newest first; all pages, or the first ``limit``."""
-        return self._items("/v1/jobs", Job, {"state": [state.value for state in states]}, limit)
+    def jobs(
+        self, *, states: Sequence[JobState] = (), labels: Sequence[str] = (), limit: int | None = None
+    ) -> list[Job]:
+        """Return jobs, newest first; all pages, or the first ``limit``.
+
+        Args:
+            states: Only these.
+            labels: ``key=value``, or ``key`` for any value; a job must carry all.
+            limit: At most so many.
+        """
+        wanted = {"state": [state.value for state in states], "label": list(labels)}
+        return self._items("/v1/jobs", Job, wanted, limit)
 
     def trials(self, job_id: str) -> list[Trial]:
         return self._items(f"/v1/jobs/{job_id}/trials", Trial)

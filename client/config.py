@@ -19,7 +19,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from domain.errors import Invalid
 
@@ -31,12 +31,12 @@ class ClientConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    url: str | None = None
-    token: str | None = None
-    token_file: str | None = None
-    data_dir: str | None = None
-    out: str | None = None
-    watch: bool = False
+    url: str | None = Field(default=None, description="The server.")
+    token: str | None = Field(default=None, description="Bearer token; the file must then be mode 0600.")
+    token_file: str | None = Field(default=None, description="A file with the token in it, instead of `token`.")
+    data_dir: str | None = Field(default=None, description="Data folder of a server on this machine.")
+    out: str | None = Field(default=None, description="Where `download` puts files.")
+    watch: bool = Field(default=False, description="`submit` shows progress until the job is over.")
 
     def read_token(self) -> str | None:
         """Return the token; None where the file names none. Raises Invalid where its file cannot be read."""

@@ -14,6 +14,7 @@ from api.schemas.jobs import JobView
 from client.api import PruneloopClient
 from client.pace import Pace, PaceMeter
 from client.render import COLOUR_OF_STATE, duration
+from domain.plan import QueuePlace
 
 POLL_S = 0.5
 
@@ -85,11 +86,20 @@ def summary_line(view: JobView, pace: Pace | None = None) -> str:
         parts.append(f"best {progress.best_speedup:.2f}x")
     parts += [f"building {_build_stage(build.kind, build.progress)}" for build in progress.builds_running]
     parts += [f"{item.device} measures (target {item.target})" for item in progress.measurements_running]
+    if view.queue is not None:
+        parts.append(queue_text(view.queue))
     if pace is not None and (text := pace_text(pace)):
         parts.append(text)
     if view.reason:
         parts.append(view.reason)
     return "  |  ".join(parts)
+
+
+def queue_text(queue: QueuePlace) -> str:
+    """Return a place in the queue as people say it."""
+    place = "next in the queue" if queue.ahead == 0 else f"{queue.ahead} before it in the queue"
+    wait_s = queue.expected_wait_s
+    return place if wait_s is None else f"{place}, its turn in about {duration(wait_s)}"
 
 
 def pace_text(pace: Pace) -> str:
@@ -148,6 +158,8 @@ def progress_block(view: JobView, pace: Pace | None = None) -> RenderableType:
         for item in progress.measurements_running
     ]
     table.add_row("devices", _with_waiting(measuring, progress.measurements_waiting))
+    if view.queue is not None:
+        table.add_row("queue", Text(queue_text(view.queue)))
     if view.reason:
         table.add_row("why", Text(view.reason, style="yellow"))
     return Group(head, table)

@@ -27,7 +27,7 @@ from api.schemas.jobs import JobView
 from client.api import PruneloopClient
 from client.callbacks import JobCallback, log_job
 from client.connection import connect
-from client.files import kind_of, read_job
+from client.files import kind_of, read_job, with_uploads
 from client.follow import follow
 from client.front import MeasuredFront
 from client.in_process import Application, AppTransport
@@ -36,6 +36,7 @@ from domain.artifact import ArtifactKind, ArtifactRef
 from domain.device import Device
 from domain.errors import Invalid
 from domain.job import Job, JobSpec, JobState
+from domain.plan import JobPlan
 from domain.ports import Event
 from domain.trial import Trial
 
@@ -74,28 +75,30 @@ class Client:
     def submit(
         self, spec: JobSpec | Mapping[str, Any] | Path | str, *, idempotency_key: str | None = None
     ) -> JobHandle:
-        """Submit a job: a spec, a mapping, or the path of a YAML or JSON file, whose files are uploaded first.
+        """Submit a job: a spec, a mapping, or the path of a YAML or JSON file. Files it names by their path are uploaded first.
 
         Raises:
             Invalid: With every failing field named, or ``no_such_file``.
         """
-        content: JobSpec | Mapping[str, Any] | bytes
-        if isinstance(spec, Path | str):
-            try:
-                content = read_job(Path(spec).read_bytes(), Path(spec).parent, self.api)
-            except OSError as error:
-                raise Invalid(f"{spec} cannot be read ({error.strerror}).", code="no_such_file") from error
-        else:
-            content = spec
-        return JobHandle(self.api, self.api.submit(content, idempotency_key=idempotency_key).id)
+        return JobHandle(self.api, self.api.submit(self._content(spec), idempotency_key=idempotency_key).id)
+
+    def plan(self, spec: JobSpec | Mapping[str, Any] | Path | str) -> JobPlan:
+        """Return what a job would do, its groups, devices and cost; nothing is submitted, but files it names are uploaded."""
+        return self.api.plan(self._content(spec))
+
+    def clone(self, job: JobHandle | str, **changes: Any) -> JobHandle:
+        """Submit the same job again; each argument is a top-level field that differs: ``clone(job, seed=1)``."""
+        return JobHandle(self.api, self.api.clone(job if isinstance(job, str) else job.id, changes).id)
 
     def job(self, job_id: str) -> JobHandle:
         """Return a job that was submitted before. Raises NotFound."""
         return JobHandle(self.api, self.api.job(job_id).id)
 
-    def jobs(self, *, states: Sequence[JobState] = (), limit: int | None = None) -> list[Job]:
-        """Return jobs, newest first."""
-        return self.api.jobs(states=states, limit=limit)
+    def jobs(
+        self, *, states: Sequence[JobState] = (), labels: Sequence[str] = (), limit: int | None = None
+    ) -> list[Job]:
+        """Return jobs, newest first; ``labels`` are ``key=value``, or ``key`` for any value."""
+        return self.api.jobs(states=states, labels=labels, limit=limit)
 
     def devices(self) -> list[Device]:
         return self.api.devices()
@@ -111,6 +114,16 @@ class Client:
 
     def close(self) -> None:
         self.api.close()
+
+    def _content(self, spec: JobSpec | Mapping[str, Any] | Path | str) -> JobSpec | Mapping[str, Any] | bytes:
+        if isinstance(spec, JobSpec):
+            return spec
+        if not isinstance(spec, Path | str):
+            return with_uploads(spec, Path(), lambda path, kind: self.api.upload_artifact(path, kind).digest) or spec
+        try:
+            return read_job(Path(spec).read_bytes(), Path(spec).parent, self.api)
+        except OSError as error:
+            raise Invalid(f"{spec} cannot be read ({error.strerror}).", code="no_such_file") from error
 
     def __enter__(self) -> Self:
         return self

@@ -116,13 +116,22 @@ class _Strict(BaseModel):
 
 
 class ModelSpec(_Strict):
-    source: Literal["builtin", "plugin", "onnx"] = "builtin"
-    name: str | None = Field(default=None, max_length=200)
-    params: dict[str, JsonValue] = Field(default_factory=dict)
+    """The network to prune."""
+
+    source: Literal["builtin", "plugin", "onnx"] = Field(
+        default="builtin",
+        description="Where it comes from: this server, a plug-in that the operator installed, or an ONNX file.",
+    )
+    name: str | None = Field(
+        default=None, max_length=200, description="Which one of the source, for `builtin` and `plugin`."
+    )
+    params: dict[str, JsonValue] = Field(
+        default_factory=dict, description="Arguments of the function that makes it, for `builtin` and `plugin`."
+    )
     weights: Digest | None = Field(
         default=None, description="A safetensors artifact; absent: the model is trained first."
     )
-    artifact: Digest | None = None
+    artifact: Digest | None = Field(default=None, description="The ONNX file, for `onnx`.")
 
     @model_validator(mode="after")
     def _has_what_its_source_needs(self) -> ModelSpec:
@@ -137,10 +146,19 @@ class ModelSpec(_Strict):
 
 
 class DataSpec(_Strict):
-    source: Literal["builtin", "plugin", "npz"] = "builtin"
-    name: str | None = Field(default=None, max_length=200)
-    params: dict[str, JsonValue] = Field(default_factory=dict)
-    artifact: Digest | None = None
+    """Samples to recover, search and test with: three splits."""
+
+    source: Literal["builtin", "plugin", "npz"] = Field(
+        default="builtin",
+        description="Where they come from: this server, a plug-in that the operator installed, or an npz file.",
+    )
+    name: str | None = Field(
+        default=None, max_length=200, description="Which ones of the source, for `builtin` and `plugin`."
+    )
+    params: dict[str, JsonValue] = Field(
+        default_factory=dict, description="Arguments of the function that loads them, for `builtin` and `plugin`."
+    )
+    artifact: Digest | None = Field(default=None, description="The file, for `npz`.")
 
     @model_validator(mode="after")
     def _has_what_its_source_needs(self) -> DataSpec:
@@ -157,8 +175,8 @@ class DataSpec(_Strict):
 class DeviceSelector(_Strict):
     """Which devices may measure a target: one by id, or every device that carries all the labels (``{}``: any)."""
 
-    id: str | None = None
-    labels: dict[str, str] = Field(default_factory=dict)
+    id: str | None = Field(default=None, description="This device and no other.")
+    labels: dict[str, str] = Field(default_factory=dict, description="Every one of them must be the device's.")
 
     def matches(self, device_id: str, labels: dict[str, str]) -> bool:
         if self.id is not None and self.id != device_id:
@@ -169,18 +187,26 @@ class DeviceSelector(_Strict):
 class TargetSpec(_Strict):
     """(device, runtime, precision, batch, threads), and what the user hopes for there."""
 
-    device: DeviceSelector = DeviceSelector()
-    runtime: str = "onnxruntime"
+    device: DeviceSelector = Field(default=DeviceSelector(), description="Which devices may measure it.")
+    runtime: str = Field(default="onnxruntime", description="What executes the files there.")
     format: str | None = Field(
         default=None,
         max_length=64,
         description="The format of the files that are measured there, where the runtime reads several; default: its first.",
     )
-    precision: tuple[Literal["fp32", "fp16", "int8"], ...] = ("fp32",)
-    batch: int = Field(default=1, ge=1, le=4096)
-    threads: int = Field(default=1, ge=1, le=256)
-    speedup: float | None = Field(default=None, gt=1.0, le=1000.0)
-    latency_ms: float | None = Field(default=None, gt=0)
+    precision: tuple[Literal["fp32", "fp16", "int8"], ...] = Field(
+        default=("fp32",),
+        description="One or several: several are searched with the structure. `max_drop` is against the dense model in the first.",
+    )
+    batch: int = Field(default=1, ge=1, le=4096, description="Samples a run.")
+    threads: int = Field(default=1, ge=1, le=256, description="Threads of the runtime.")
+    speedup: float | None = Field(
+        default=None,
+        gt=1.0,
+        le=1000.0,
+        description="Wished for, against the dense model in the same precision: the search aims there.",
+    )
+    latency_ms: float | None = Field(default=None, gt=0, description="Wished for, instead of `speedup`, or with it.")
 
     @field_validator("precision", mode="before")
     @classmethod
@@ -201,30 +227,53 @@ class TargetSpec(_Strict):
 
 
 class Objective(_Strict):
-    metric: str = "accuracy"
-    max_drop: float = Field(default=0.01, ge=0, le=1)
+    """What must not be lost."""
+
+    metric: str = Field(
+        default="accuracy",
+        description="`accuracy`, `pair_spearman` and, without labels, `agreement` or `fidelity`: pruning/metrics.py.",
+    )
+    max_drop: float = Field(
+        default=0.01, ge=0, le=1, description="How much of it a deployed network may lose: 0.01 is a point of accuracy."
+    )
 
 
 class Budget(_Strict):
-    trials: int = Field(default=40, ge=1, le=100_000)
-    wall_s: float = Field(default=900.0, gt=0, le=30 * 86400)
+    """When the search ends; what comes first counts."""
+
+    trials: int = Field(default=40, ge=1, le=100_000, description="Candidates that are built; duplicates do not count.")
+    wall_s: float = Field(
+        default=900.0,
+        gt=0,
+        le=30 * 86400,
+        description="Seconds, finals included; pauses and waits for a device do not count.",
+    )
 
 
 class RecoverySpec(_Strict):
-    epochs: float = Field(default=1.0, ge=0, le=1000)
-    distill: bool = True
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """The short training after surgery, of every trial."""
+
+    epochs: float = Field(
+        default=1.0, ge=0, le=1000, description="Of a wide candidate; narrow ones get up to three times as many."
+    )
+    distill: bool = Field(default=True, description="Learn from the dense model's outputs as well as from labels.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto",
+        description="Of the training: `auto` tries, and takes what trains this model faster on this machine.",
+    )
 
 
 class FinalSpec(_Strict):
-    keep: int = Field(default=5, ge=1, le=100)
-    epochs: float = Field(default=3.0, ge=0, le=1000)
+    """The end: a few of the front are recovered at length, tested, and measured with the dense model in one session."""
+
+    keep: int = Field(default=5, ge=1, le=100, description="Files to leave with, a target.")
+    epochs: float = Field(default=3.0, ge=0, le=1000, description="Of their long recovery.")
 
 
 class JobSpec(_Strict):
     """What a user submits. Only ``model``, ``data`` and one target are required."""
 
-    name: str = Field(default="", max_length=200)
+    name: str = Field(default="", max_length=200, description="For people.")
     labels: dict[LabelKey, LabelValue] = Field(
         default_factory=dict,
         max_length=MAX_LABELS,
@@ -233,16 +282,21 @@ class JobSpec(_Strict):
     priority: int = Field(
         default=0, ge=-10, le=10, description="Higher goes first, strictly, in every queue; equal ones take turns."
     )
-    model: ModelSpec
-    data: DataSpec
-    targets: tuple[TargetSpec, ...] = Field(min_length=1, max_length=32)
-    objective: Objective = Objective()
-    levels: tuple[Literal["block", "channel", "weight"], ...] = Field(default=("block", "channel"), min_length=1)
-    budget: Budget = Budget()
-    recovery: RecoverySpec = RecoverySpec()
-    final: FinalSpec = FinalSpec()
-    exports: tuple[str, ...] = ("onnx",)
-    seed: int = Field(default=0, ge=0, lt=2**31)
+    model: ModelSpec = Field(description="The network to prune.")
+    data: DataSpec = Field(description="Samples to recover, search and test with.")
+    targets: tuple[TargetSpec, ...] = Field(min_length=1, max_length=32, description="A front for each.")
+    objective: Objective = Field(default=Objective(), description="What must not be lost.")
+    levels: tuple[Literal["block", "channel", "weight"], ...] = Field(
+        default=("block", "channel"), min_length=1, description="What may be removed."
+    )
+    budget: Budget = Field(default=Budget(), description="When the search ends.")
+    recovery: RecoverySpec = Field(default=RecoverySpec(), description="The short training of every trial.")
+    final: FinalSpec = Field(default=FinalSpec(), description="The long training of the best few.")
+    exports: tuple[str, ...] = Field(
+        default=("onnx",),
+        description="Formats the final files are written in; what a target measures is written anyway.",
+    )
+    seed: int = Field(default=0, ge=0, lt=2**31, description="Of everything that is drawn.")
     when_no_device: Literal["wait", "fail"] = Field(
         default="wait", description="What to do while no device matches a target: wait with a reason, or fail."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -65,12 +66,16 @@ class Registry(Generic[T]):
         Raises:
             Invalid: ``unknown_<kind>`` with the known names, or ``broken_plugin`` with the reason.
         """
-        found = next((plugin for plugin in self.plugins() if plugin.name == name), None)
+        found = self._find(name)
+        if found is None and self._installed is None:
+            importlib.invalidate_caches()  # it may have been installed since this process looked
+            self._plugins = None
+            found = self._find(name)
         if found is None:
             known = ", ".join(self.names())
             message = (
-                f"Unknown {self.kind} {name!r}; known: {known}. Choose one of them, or install its plug-in where the builders run"
-                " and start them again."
+                f"Unknown {self.kind} {name!r}; known: {known}. "
+                "Choose one of them, or install its plug-in where the builders run."
             )
             raise Invalid(
                 message,
@@ -82,6 +87,9 @@ class Registry(Generic[T]):
             message = f"The plug-in {name!r} of {found.source} does not import: {found.error}. Mend or reinstall it."
             raise Invalid(message, code="broken_plugin", fields=[FieldProblem(self.field, message)])
         return self._factories[name]
+
+    def _find(self, name: str) -> Plugin | None:
+        return next((plugin for plugin in self.plugins() if plugin.name == name), None)
 
     def _scan(self) -> dict[str, Plugin]:
         plugins = {name: Plugin(self.group, name, "builtin") for name in self._builtin}

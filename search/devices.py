@@ -37,8 +37,9 @@ def why_no_device(target: TargetSpec, index: int, devices: Sequence[Device]) -> 
     matching = [device for device in known if target.device.matches(device.id, device.labels)]
     if not matching:
         return (
-            f"Target {index}: no device matches {wanted}. Join one with `pruneloop agent join`, "
-            f"or change the target's `device`; {len(known)} other devices are known."
+            f"Target {index}: no device matches {wanted}. "
+            f"Join one with the line of `pruneloop devices add{_options(target.device)}`, "
+            f"or change the target's `device`; other devices known: {len(known)}."
         )
     names = ", ".join(device.name for device in matching[:5])
     active = [device for device in matching if device.state is DeviceState.ACTIVE]
@@ -93,6 +94,10 @@ def all_devices(store: JobStore) -> tuple[Device, ...]:
         token = page.next_page_token
         if not token:
             return tuple(devices)
+
+
+def _options(selector: DeviceSelector) -> str:
+    return "".join(f" --label {key}={value}" for key, value in sorted(selector.labels.items()))
 
 
 def _describe(selector: DeviceSelector) -> str:

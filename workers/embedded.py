@@ -270,6 +270,7 @@ def up(data_dir: Path, host: str = "127.0.0.1", port: int = 8420, with_agent: bo
     die_with_parent()
     logging.basicConfig(level="INFO", stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", force=True)
     logging.getLogger("httpx").setLevel("WARNING")
+    logging.getLogger("alembic").setLevel("WARNING")
     folders = prepare_folders(data_dir)
     system = Embedded(folders, host, port or free_port(host), with_agent)
 

@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
     agent.command()(join)
     agent.command()(run)
     agent.command()(doctor)
-    app.add_typer(agent, name="agent")
+    app.add_typer(agent, name="agent", rich_help_panel="Devices")
 
 
 def join(

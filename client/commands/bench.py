@@ -27,7 +27,7 @@ class BenchResult(BaseModel):
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
-    app.command()(bench)
+    app.command(rich_help_panel="Devices")(bench)
 
 
 def bench(

@@ -15,8 +15,8 @@ from domain.errors import NotFound, Unavailable
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    app.command("export-study")(export_study)
-    app.command()(log)
+    app.command("export-study", rich_help_panel="Jobs in other tools")(export_study)
+    app.command(rich_help_panel="Jobs in other tools")(log)
 
 
 def export_study(
@@ -50,8 +50,7 @@ def export_study(
         return
     for one in made:
         say(f"{one.study}: {one.added} trials added, {one.trials} in all")
-    if not storage.startswith("journal:"):
-        say(f"Look at them with: optuna-dashboard {storage}")
+    say(f"Look at them with: optuna-dashboard {storage.removeprefix('journal:')}")
 
 
 def log(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import yaml
 
 from client.api import PruneloopClient
 from client.commands.shared import (
@@ -22,6 +23,7 @@ from client.commands.shared import (
     Url,
     config_of,
     connect,
+    device_of,
     emit,
     job_id_of,
     make_console,
@@ -29,9 +31,9 @@ from client.commands.shared import (
 )
 from client.files import kind_of, read_job
 from client.follow import follow
+from client.plan import plan_block
 from client.render import front_table, jobs_table
 from client.take import fetch_points, points_of
-from domain.device import Device
 from domain.errors import Invalid, NotFound, Unavailable
 from domain.job import Job, JobState, JobVerb
 
@@ -43,8 +45,8 @@ TimeoutS = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    for command in (submit, upload, jobs, watch, front, pause, resume, stop, cancel, download):
-        app.command()(command)
+    for command in (submit, upload, jobs, watch, front, pause, resume, stop, cancel, clone, download):
+        app.command(rich_help_panel="Jobs")(command)
 
 
 def submit(
@@ -54,6 +56,9 @@ def submit(
     ] = None,
     timeout_s: TimeoutS = None,
     key: Annotated[str | None, typer.Option("--idempotency-key", help="Same key and job: the same job again.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell what it would do: groups, devices, cost. Nothing is stored.")
+    ] = False,
     as_json: Json = False,
     url: Url = None,
     token: Token = None,
@@ -63,7 +68,12 @@ def submit(
     content = _read(file)
     with connect(url, token, data_dir) as client:
         folder = Path() if str(file) == "-" else file.parent
-        job = client.submit(read_job(content, folder, client), idempotency_key=key)
+        wanted = read_job(content, folder, client)
+        if dry_run:
+            plan = client.plan(wanted)
+            emit(plan, plan_block(plan), as_json=as_json)
+            return
+        job = client.submit(wanted, idempotency_key=key)
         if not (config_of().watch if watch is None else watch):
             if as_json:
                 emit(job, "", as_json=True)
@@ -96,6 +106,9 @@ def upload(
 
 def jobs(
     state: Annotated[list[JobState] | None, typer.Option("--state", help="Only these states.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", help="Only jobs with key=value, or with key; may be given again.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most this many, newest first.")] = 50,
     as_json: Json = False,
     url: Url = None,
@@ -104,7 +117,7 @@ def jobs(
 ) -> None:
     """List jobs, newest first."""
     with connect(url, token, data_dir) as client:
-        found = client.jobs(states=tuple(state or ()), limit=limit)
+        found = client.jobs(states=tuple(state or ()), labels=label or (), limit=limit)
     emit(
         found,
         jobs_table(found) if found else "No jobs yet; submit one with: pruneloop submit FILE.yaml",
@@ -177,6 +190,32 @@ def cancel(
 ) -> None:
     """Kill what runs and end now."""
     _verb(job, JobVerb.CANCEL, as_json, url, token, data_dir)
+
+
+def clone(
+    job: JobArgument,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=YAML", help="A field that differs, whole: --set 'budget={trials: 80}'."),
+    ] = None,
+    as_json: Json = False,
+    url: Url = None,
+    token: Token = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Submit the same job again, with changes."""
+    changes = {}
+    for text in change or ():
+        name, sign, value = text.partition("=")
+        try:
+            changes[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise typer.BadParameter(f"{value} is not YAML", param_hint="--set") from error
+        if not sign or not name:
+            raise typer.BadParameter(f"{text} is not field=value", param_hint="--set")
+    with connect(url, token, data_dir) as client:
+        made = client.clone(job_id_of(client, job), changes)
+    emit(made, f"{made.id} is {made.state.value}.  Follow it with: pruneloop watch {made.id}", as_json=as_json)
 
 
 def download(
@@ -270,20 +309,13 @@ def _targets(client: PruneloopClient, job: Job, device: str | None, target: int 
         indices = [target]
     if device is None:
         return indices
-    known = _device(client, device)
+    known = device_of(client, device)
     fitting = [i for i in indices if job.spec.targets[i].device.matches(known.id, known.labels)]
     if not fitting:
         raise NotFound(
             f"No target of job {job.id} matches device {known.name}; see `pruneloop devices` for its labels."
         )
     return fitting
-
-
-def _device(client: PruneloopClient, name: str) -> Device:
-    for device in client.devices():
-        if name in {device.id, device.name}:
-            return device
-    raise NotFound(f"There is no device {name}; `pruneloop devices` lists them.")
 
 
 def _read(file: Path) -> bytes:

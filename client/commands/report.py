@@ -13,7 +13,7 @@ from domain.errors import NotFound
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
-    app.command()(report)
+    app.command(rich_help_panel="Jobs")(report)
 
 
 def report(

@@ -23,15 +23,11 @@ class Role(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    app.command()(demo)
-    app.command()(up)
-    app.command()(serve)
-    app.command()(worker)
-    app.command()(backup)
-    app.command()(restore)
+    for command in (demo, up, serve, worker, backup, restore):
+        app.command(rich_help_panel="Server")(command)
     db = typer.Typer(help="The database.", no_args_is_help=True)
     db.command("upgrade")(upgrade)
-    app.add_typer(db, name="db")
+    app.add_typer(db, name="db", rich_help_panel="Server")
 
 
 def demo(
@@ -47,7 +43,9 @@ def demo(
 def up(
     data_dir: Folder = DEFAULT_DIR,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0: any free one.")] = 8420,
+    port: Annotated[
+        int, typer.Option("--port", envvar="PRUNELOOP_PORT", min=0, max=65535, help="Port; 0: any free one.")
+    ] = 8420,
     agent: Annotated[bool, typer.Option("--agent/--no-agent", help="Join this machine as a device.")] = True,
 ) -> None:
     """Run everything on this machine in the foreground; Ctrl-C drains, and a later start carries on."""

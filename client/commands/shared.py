@@ -17,7 +17,8 @@ from client.config import ClientConfig, load_config
 from client.connection import DEFAULT_DATA_DIR, connect
 from client.errors import UNREACHABLE
 from client.render import make_console
-from domain.errors import Forbidden, Invalid, NotFound, PruneloopError, Unauthorized
+from domain.device import Device
+from domain.errors import Conflict, Forbidden, Invalid, NotFound, PruneloopError, Unauthorized
 
 __all__ = [
     "DataDir",
@@ -27,6 +28,7 @@ __all__ = [
     "Url",
     "config_of",
     "connect",
+    "device_of",
     "emit",
     "exit_code_of",
     "job_id_of",
@@ -98,6 +100,19 @@ def job_id_of(client: PruneloopClient, text: str) -> str:
     if not newest:
         raise NotFound("There is no job yet; submit one with: pruneloop submit FILE.yaml", code="no_jobs")
     return newest[0].id
+
+
+def device_of(client: PruneloopClient, name: str) -> Device:
+    """Return the device of an id or a name. Raises NotFound; Conflict where several have the name."""
+    found = [device for device in client.devices() if name in {device.id, device.name}]
+    if not found:
+        raise NotFound(f"There is no device {name}; `pruneloop devices` lists them.", code="unknown_device")
+    if len(found) > 1:
+        raise Conflict(
+            f"{len(found)} devices are called {name}: give the id of one, {', '.join(device.id for device in found)}.",
+            code="ambiguous_device",
+        )
+    return found[0]
 
 
 def emit(value: BaseModel | Sequence[BaseModel], table: RenderableType, *, as_json: bool) -> None:

@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
     group.callback()(tokens)
     group.command()(create)
     group.command()(revoke)
-    app.add_typer(group, name="tokens")
+    app.add_typer(group, name="tokens", rich_help_panel="Server")
 
 
 def tokens(
@@ -68,6 +68,7 @@ def create(
 
 def revoke(
     token_id: Annotated[str, typer.Argument(metavar="TOKEN_ID", help="As `pruneloop tokens` lists it.")],
+    as_json: Json = False,
     url: Url = None,
     token: Token = None,
     data_dir: DataDir = None,
@@ -75,4 +76,7 @@ def revoke(
     """Let a token, and sessions opened with it, stand for nobody from now on."""
     with connect(url, token, data_dir) as client:
         client.revoke_token(token_id)
+    if as_json:
+        write_json({"id": token_id, "revoked": True})
+        return
     say(f"{token_id} is revoked.")

@@ -5,10 +5,14 @@ A page is a function that gives its text. ``PAGES`` names them by their path in 
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+from api.openapi import openapi_text
+from tests.docs.pages import command_line, errors, job, python_client, rest, settings
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -36,7 +40,15 @@ def decisions() -> str:
     )
 
 
-PAGES: dict[str, Callable[[], str]] = {"adr/index.md": decisions}
+PAGES: dict[str, Callable[[], str]] = {
+    "adr/index.md": decisions,
+    "reference/command-line.md": command_line.text,
+    "reference/errors.md": errors.text,
+    "reference/job.md": job.text,
+    "reference/python-client.md": python_client.text,
+    "reference/rest.md": lambda: rest.text(json.loads(openapi_text())),
+    "reference/settings.md": settings.text,
+}
 
 
 def main() -> None:

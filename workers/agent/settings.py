@@ -64,7 +64,7 @@ class AgentSettings(BaseSettings):
         description="Measure nothing: the path of a recording to play back, or `synthetic`. The device's only runtime is replay.",
     )
     record_file: Path | None = Field(default=None, description="Append every outcome to this recording, as JSON lines.")
-    log_level: str = "INFO"
+    log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
     root: Path = Field(default=Path("/"), description="What /proc and /sys hang under.")
     drain_file: Path | None = Field(
         default=None,

@@ -9,7 +9,9 @@ import pytest
 
 from client.__main__ import main
 from client.commands.shared import EXIT_CODES, jobs_for_completion
+from domain.device import DeviceState
 from tests.integration.api.conftest import ADMIN, Live
+from tests.integration.api.test_live import join
 from tests.unit.api.messages import SPEC
 
 
@@ -100,3 +102,41 @@ def test_the_table_of_the_documentation_is_the_program_s() -> None:
     page = Path(__file__).resolve().parents[3] / "docs/reference/exit-codes.md"
     for code, meaning in EXIT_CODES.items():
         assert f"| {code} | {meaning} |" in page.read_text()
+
+
+def test_a_job_is_planned_and_cloned_by_command(
+    live: Live, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "job.json"
+    file.write_text(json.dumps({**SPEC, "labels": {"made-by": "clone-test"}}))
+    assert run(live, monkeypatch, "submit", str(file), "--dry-run") == 0
+    assert "nothing was stored" in capsys.readouterr().out
+    assert run(live, monkeypatch, "jobs", "--label", "made-by=clone-test", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == []
+    assert run(live, monkeypatch, "submit", str(file), "--json") == 0
+    job = json.loads(capsys.readouterr().out)
+    assert run(live, monkeypatch, "clone", job["id"], "--set", "budget={trials: 3}", "--set", "seed=9", "--json") == 0
+    clone = json.loads(capsys.readouterr().out)["spec"]
+    assert (clone["budget"]["trials"], clone["seed"]) == (3, 9)
+    assert run(live, monkeypatch, "clone", job["id"], "--set", "budget") == 2
+    assert run(live, monkeypatch, "clone", job["id"], "--set", "sead=1") == 1
+    assert "sead" in capsys.readouterr().err
+    assert run(live, monkeypatch, "jobs", "--label", "made-by", "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)) == 2
+
+
+def test_a_device_is_paused_drained_and_removed_by_its_name(
+    live: Live, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    device = join(live)["device_id"]
+    name = live.store.device(device).name
+    for verb, state in (("pause", "paused"), ("resume", "active"), ("drain", "draining")):
+        assert run(live, monkeypatch, "devices", verb, name, "--note", "new fan", "--json") == 0
+        assert json.loads(capsys.readouterr().out)["state"] == state
+    twin = join(live)["device_id"]
+    assert run(live, monkeypatch, "devices", "pause", name) == 1
+    assert twin in capsys.readouterr().err, "two of a name: the ids are told"
+    assert run(live, monkeypatch, "devices", "remove", device) == 0
+    assert "is removed" in capsys.readouterr().out
+    assert live.store.device(device).state is DeviceState.REMOVED
+    assert run(live, monkeypatch, "devices", "pause", "nobody") == 1

@@ -8,10 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer.main
+
+from client.__main__ import make_app
+from tests.docs.pages.command_line import commands_of
 
 COMMANDS = (
     *("demo", "up", "serve", "worker", "db", "agent", "submit", "jobs", "watch"),
-    *("front", "pause", "resume", "stop", "cancel", "download", "devices", "bench"),
+    *("front", "pause", "resume", "stop", "cancel", "clone", "download", "devices", "bench"),
 )
 ROOT = Path(__file__).parents[3]
 
@@ -62,3 +66,17 @@ def test_the_client_loads_no_server(tmp_path: Path) -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_every_command_that_answers_has_json() -> None:
+    """Those that go on until they are stopped have no answer."""
+    goes_on = {"demo", "up", "serve", "worker", "agent run", "db upgrade"}
+    commands = dict(commands_of("", typer.main.get_command(make_app())))
+    silent = {
+        name.strip() for name, command in commands.items() if not any("--json" in one.opts for one in command.params)
+    }
+    assert silent == goes_on
+
+
+def test_the_release_is_told(tmp_path: Path) -> None:
+    assert pruneloop("--version", cwd=tmp_path).stdout.startswith("pruneloop 0.")

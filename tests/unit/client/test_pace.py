@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from client.follow import pace_text
+from client.follow import pace_text, progress_block, summary_line
 from client.pace import Pace, PaceMeter
 from domain.job import JobState, Stage
+from domain.plan import QueuePlace
+from tests.unit.client.test_render import text_of
 from tests.unit.client.views import view
 
 
@@ -48,3 +50,12 @@ def test_the_budget_bounds_what_is_left() -> None:
 def test_a_job_that_is_over_has_no_pace() -> None:
     pace = PaceMeter().see(view(elapsed_s=10, finished=40, state=JobState.SUCCEEDED))
     assert pace_text(pace) == ""
+
+
+def test_a_queued_job_tells_its_place_and_its_turn() -> None:
+    queued = view(state=JobState.QUEUED, stage=Stage.QUEUED)
+    waiting = queued.model_copy(update={"queue": QueuePlace(ahead=2, searchers=1, expected_wait_s=95.0)})
+    assert "2 before it in the queue, its turn in about 1:35" in summary_line(waiting)
+    first = queued.model_copy(update={"queue": QueuePlace(ahead=0, searchers=0)})
+    assert "next in the queue" in text_of(progress_block(first))
+    assert "turn in" not in text_of(progress_block(first)), "no worker is at work: nothing to tell"

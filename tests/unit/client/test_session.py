@@ -159,3 +159,16 @@ def test_types_ship_with_the_packages_a_user_of_the_client_imports() -> None:
     for package in ("client", "domain", "api"):
         assert (ROOT / package / "py.typed").is_file()
         assert "py.typed" in data[package]
+
+
+def test_a_job_is_planned_cloned_and_found_by_its_labels(pruneloop: Client, tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text("labels: {team: vision}\nmodel: {name: resnet8}\ndata: {name: mnist-5k}\ntargets: [{}]\n")
+    assert pruneloop.plan(file).cost.trials == 40
+    assert pruneloop.jobs() == [], "a plan stores nothing"
+    job = pruneloop.submit(file)
+    again = pruneloop.clone(job, seed=4)
+    assert (again.view.spec.seed, again.view.spec.labels) == (4, {"team": "vision"})
+    other = pruneloop.submit(SPEC)
+    assert {one.id for one in pruneloop.jobs(labels=["team=vision"])} == {job.id, again.id}
+    assert {one.id for one in pruneloop.jobs()} == {job.id, again.id, other.id}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 import torch
@@ -113,3 +114,16 @@ def test_a_layer_called_twice_counts_twice() -> None:
 
 def test_params_do_not_count_buffers() -> None:
     assert count_params(nn.BatchNorm2d(6)) == 12
+
+
+def test_a_plugin_installed_after_the_first_look_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry: Registry[nn.Module] = Registry("pruneloop.models", "model", "model.name", {})
+    with pytest.raises(Invalid, match="Unknown model"):
+        registry.factory("late-net")
+    (tmp_path / "late_net.py").write_text("from torch import nn\ndef make(): return nn.Linear(3, 2)\n")
+    installed = tmp_path / "late_net-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: late-net\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text("[pruneloop.models]\nlate-net = late_net:make\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert registry.factory("late-net")().in_features == 3

@@ -199,7 +199,7 @@ def test_finals_never_keep_back_more_than_their_share_of_the_wall_budget():
 # --- devices
 def test_a_reason_names_what_is_missing_and_what_to_do():
     target = make_spec(targets=[{"device": {"labels": {"class": "edge"}}}]).targets[0]
-    assert "pruneloop agent join" in why_no_device(target, 0, [make_device()])
+    assert "`pruneloop devices add --label class=edge`" in why_no_device(target, 0, [make_device()])
     edge = make_device("pi", labels={"class": "edge"})
     assert why_no_device(target, 0, [edge]) is None
     assert "paused" in why_no_device(target, 0, [edge.model_copy(update={"state": "paused"})])

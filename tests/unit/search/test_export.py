@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import httpx
 import optuna
 import pytest
+from optuna import visualization
+from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
 from domain.errors import Invalid
@@ -66,16 +74,54 @@ def test_a_target_is_a_study(storage: str) -> None:
     assert only.target == 1
 
 
-def test_optuna_s_own_pictures_work_on_it(tmp_path: Path) -> None:
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    storage = f"sqlite:///{tmp_path}/trials.db"
+def test_optuna_s_own_pictures_work_on_it(storage: str) -> None:
     (made,) = export_study(view(), TRIALS, storage)
-    with pytest.warns(optuna.exceptions.ExperimentalWarning):
-        axes = optuna.visualization.matplotlib.plot_pareto_front(load(storage, made.study))
-    assert axes.get_xlabel() == "error"
-    assert axes.get_ylabel() == "latency_ratio"
+    study = load(storage, made.study)
+    front = visualization.plot_pareto_front(study)
+    assert (front.layout.xaxis.title.text, front.layout.yaxis.title.text) == ("error", "latency_ratio")
+    assert {tuple(xy) for trace in front.data for xy in zip(trace.x, trace.y, strict=True)} == {
+        (0.02, 0.8),
+        (0.05, 0.4),
+    }
+
+    def ratio(one: FrozenTrial) -> float:
+        return float(one.values[1])
+
+    history = visualization.plot_optimization_history(study, target=ratio, target_name="latency ratio")
+    assert list(history.data[0].y) == [0.8, 0.4, 0.4]
+    for draw in (visualization.plot_slice, visualization.plot_parallel_coordinate):
+        assert draw(study, target=ratio, target_name="latency ratio").data
+    assert visualization.plot_timeline(study).data
+
+
+@pytest.mark.skipif(os.environ.get("PRUNELOOP_TEST_TRACKERS") != "1", reason="optuna-dashboard: make test-trackers")
+def test_optuna_dashboard_shows_it(storage: str) -> None:
+    """Started as a user starts it, and asked over HTTP what its pages ask."""
+    (made,) = export_study(view(), TRIALS, storage)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = storage.removeprefix("journal:")
+    command = [str(Path(sys.executable).parent / "optuna-dashboard"), url, "--host", "127.0.0.1", "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
+            deadline = time.monotonic() + 60
+            while True:
+                assert process.poll() is None and time.monotonic() < deadline
+                try:
+                    (known,) = http.get("/api/studies").json()["study_summaries"]
+                    break
+                except httpx.TransportError:
+                    time.sleep(0.2)
+            assert known["study_name"] == made.study
+            shown = http.get(f"/api/studies/{known['study_id']}", params={"after": 0}).json()
+            assert [one["state"] for one in shown["trials"]] == ["Complete", "Pruned", "Complete", "Complete", "Fail"]
+            assert shown["trials"][2]["values"] == [0.05, 0.4]
+            assert "<html" in http.get("/dashboard").text.lower()
+    finally:
+        process.terminate()
+        process.wait(20)
 
 
 @pytest.mark.parametrize("url", ["nonsense", "nonsense://x", "sqlite:"])

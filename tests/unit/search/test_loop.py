@@ -234,7 +234,7 @@ def test_without_a_device_the_job_waits_with_a_reason_and_the_wait_is_not_counte
     assert result.end is LoopEnd.WAITING
     job = world.job(job.id)
     assert job.stage is Stage.WAITING
-    assert "pruneloop agent join" in job.reason
+    assert "pruneloop devices add" in job.reason
     assert world.lease_search("early", lease_s=15.0) is None
     world.advance(300.0)
     world.devices_known.append(make_device())
