@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from client.commands.shared import DEFAULT_DIR
+from client.commands.shared import DEFAULT_DIR, Json, write_json
 
 Folder = Annotated[
     Path, typer.Option("--data-dir", help="Where everything is kept: database, artifacts, logs, tokens.")
@@ -81,19 +81,25 @@ def upgrade() -> None:
 Place = Annotated[Path, typer.Argument(help="The backup's folder.")]
 
 
-def backup(place: Place, data_dir: Folder = DEFAULT_DIR) -> None:
+def backup(place: Place, data_dir: Folder = DEFAULT_DIR, as_json: Json = False) -> None:
     """Save a data folder while it works: tables and files. Again into the same place: only new files are copied."""
     from workers.servers.backup import save
     from workers.servers.folders import prepare_folders
 
     count = save(prepare_folders(data_dir), place)
+    if as_json:
+        write_json({"place": str(place), "data_dir": str(data_dir), "new_files": count})
+        return
     typer.echo(f"saved {data_dir} in {place}: the database, and {count} files that were not there yet")
 
 
-def restore(place: Place, data_dir: Folder = DEFAULT_DIR) -> None:
+def restore(place: Place, data_dir: Folder = DEFAULT_DIR, as_json: Json = False) -> None:
     """Bring a backup back into a new data folder; `pruneloop up` on it then carries on."""
     from workers.servers.backup import restore as bring_back
     from workers.servers.folders import prepare_folders
 
     count = bring_back(place, prepare_folders(data_dir))
+    if as_json:
+        write_json({"place": str(place), "data_dir": str(data_dir), "files": count})
+        return
     typer.echo(f"restored {place} in {data_dir}: the database, and {count} files; start it with `pruneloop up`")
