@@ -189,7 +189,7 @@ def test_the_server_restarts_and_the_page_carries_on(open_page: Open, system: Sy
     watched: Watched = open_page(forgiven=("ERR_", "Failed to load resource"))
     page = watched.page
     watched.log_in(system.token)
-    page.wait_for_selector("h1:has-text('Jobs')")
+    page.wait_for_selector(f"a[href='#/jobs/{job_id}']")
     with the_page_stays(watched):
         pid = json.loads((system.data_dir / "run" / "api.pid").read_text())["pid"]
         os.kill(pid, signal.SIGKILL)
