@@ -32,7 +32,7 @@ NOT_RUN = {
     "an NVIDIA GPU": 2,
     "another machine on a network": 2,
     "a PostgreSQL of your own": 2,
-    "a second server; tests/integration/servers/test_backup.py starts it": 1,
+    "a second server beside the first": 1,
     "a file of a job of your own": 1,
     "agents that run for good; tests/unit/agent/test_replay.py runs all three": 1,
     "it would end the devices the other pages use": 1,
