@@ -89,7 +89,7 @@ class Reader:
     def _run(self, block: Block) -> str:
         script = self._script(block)
         # bash, not sh: `export -p` and the folder are handed to the next block whatever the block did.
-        code = f"set -aeo pipefail\n. {self._state}\n{script}\n{{ export -p; printf 'cd %q\\n' \"$PWD\"; }} > {self._state}\n"
+        code = f"set -ae\n. {self._state}\n{script}\n{{ export -p; printf 'cd %q\\n' \"$PWD\"; }} > {self._state}\n"
         done = subprocess.run(
             ["bash", "-c", code], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
             timeout=BLOCK_TIMEOUT_S, env={"PATH": os.environ["PATH"]},
