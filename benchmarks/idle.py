@@ -127,9 +127,8 @@ def _part(name: str, head: psutil.Process, others: set[int]) -> Part:
         process = waiting.pop()
         times = process.cpu_times()
         part.processes += 1
-        part.cpu_s += times.user + times.system
-        if process.pid == head.pid and name == "postgresql":  # backends that ended are in its own account
-            part.cpu_s += times.children_user + times.children_system
+        # With those of its children that have ended: what one spends is in the account of somebody who lives, and in one only.
+        part.cpu_s += times.user + times.system + times.children_user + times.children_system
         part.pss_bytes += process.memory_full_info().pss
         waiting += [child for child in process.children() if child.pid not in others]
     return part

@@ -16,6 +16,16 @@ from domain.device import DeviceState
 from domain.ports import WorkToWake
 from domain.work import WorkState
 
+OPEN = (WorkState.PENDING, WorkState.LEASED)
+ANYTHING_OPEN = select(
+    or_(
+        exists().where(job.c.state.in_(SEARCHED)),
+        exists().where(build.c.state.in_(OPEN)),
+        exists().where(measurement.c.state.in_(OPEN)),
+        exists().where(is_recheck_due()),
+    )
+)
+
 BATCH = 200  # rows put right in one transaction; the next pass takes the rest
 
 
@@ -36,7 +46,11 @@ class ReaperTables(Transactions):
         """Poison what has used up its attempts, free what fell silent long ago, and say who should be woken.
 
         A transaction a table, and one to look: each locks jobs in one order, so that two reapers never wait for each other.
+        Where nothing is open one small question is all, so that an idle service costs next to nothing.
         """
+        with self._transaction() as connection:
+            if not connection.execute(ANYTHING_OPEN).scalar_one():
+                return WorkToWake()
         settled: list[WorkState] = []
         for table in (build, measurement):
             with self._transaction() as connection:
