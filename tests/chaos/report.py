@@ -72,14 +72,19 @@ def render(results: Sequence[dict[str, Any]]) -> str:
         "is leased anew or has ended; `api`, `postgres`: until the next write; `reaper` (all at once): until the next pass; "
         "`valkey`: until the next lease. A stop (SIGSTOP, then SIGCONT after 1 to 14 s), a cut and a full disk last as long "
         "as they are made to last. `n`: rows that were waited for; a victim that held nothing has none.",
-        "",
-        "| fault | component | faults | n | p50 | p95 | longest |",
-        "|---|---|---|---|---|---|---|",
     ]
-    rows = [(fault["action"], fault["component"], fault["times_s"]) for fault in faults]
-    for (action, component), (count, times) in sorted(by_kind(rows).items(), key=lambda item: item[0]):
-        figures = [f"{percentile(times, share):.2f}" for share in (0.5, 0.95, 1.0)] if times else ["", "", ""]
-        lines.append(f"| {action} | {component} | {count} | {len(times)} | {' | '.join(figures)} |")
+    for title, some in _by_share(rounds):
+        lines += [
+            "",
+            title,
+            "",
+            "| fault | component | faults | n | p50 | p95 | longest |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        rows = [(fault["action"], fault["component"], fault["times_s"]) for found in some for fault in found["faults"]]
+        for (action, component), (count, times) in sorted(by_kind(rows).items(), key=lambda item: item[0]):
+            figures = [f"{percentile(times, share):.2f}" for share in (0.5, 0.95, 1.0)] if times else ["", "", ""]
+            lines.append(f"| {action} | {component} | {count} | {len(times)} | {' | '.join(figures)} |")
     for one in same:
         killed = ", ".join(
             f"{count} {what}" for what, count in sorted(Counter(k.split()[0] for k in one["kills"]).items())
@@ -93,6 +98,30 @@ def render(results: Sequence[dict[str, Any]]) -> str:
             f"Both fronts, {one['points']} points with accuracies, latencies, candidates and file digests: {verdict}.",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _by_share(rounds: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Part the rounds that had the cores when they wanted them from those that had to share them with other people's work."""
+    free = [
+        found for found in rounds if found.get("nice", 0) <= -10 or found.get("load", 0.0) < 2 * (os.cpu_count() or 1)
+    ]
+    shared = [found for found in rounds if found not in free]
+    cores = os.cpu_count()
+    told = []
+    if free:
+        how = sorted({found.get("nice", 0) for found in free})
+        first = f"With the machine's {cores} cores to itself"
+        if how[0] <= -10:
+            first = f"Before other work on the machine (its processes at nice {how[0]}), as on {cores} cores of its own"
+        told.append((f"{first} ({_count(free)}):", free))
+    if shared:
+        load = " to ".join(f"{of(found.get('load', 0.0) for found in shared):.0f}" for of in (min, max))
+        told.append((f"Among other people's work, at a load of {load} on {cores} cores ({_count(shared)}):", shared))
+    return told
+
+
+def _count(rounds: Sequence[dict[str, Any]]) -> str:
+    return f"{sum(len(found['faults']) for found in rounds)} faults"
 
 
 def _words(rounds: Sequence[dict[str, Any]], name: str) -> str:

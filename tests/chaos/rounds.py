@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import time
@@ -33,6 +34,8 @@ class Round:
     network: str
     disk: str
     wall_s: float = 0.0
+    load: float = 0.0  # of the machine, with everything else on it: the average of a minute, at the end of the faults
+    nice: int = 0  # priority of all processes of the system
     faults: list[dict[str, Any]] = field(default_factory=list)  # Fault, and its times
     counts: dict[str, int] = field(default_factory=dict)
     broken: dict[str, list[str]] = field(default_factory=dict)
@@ -90,6 +93,7 @@ def run_round(
             )
         while len(user.jobs) < jobs:
             submit()
+        found.load, found.nice = round(os.getloadavg()[0], 1), os.nice(0)
         chaos.settle()
         _wait(system, "SELECT count(*) FROM job WHERE finished_at IS NULL", SETTLE_S)
         _wait(
