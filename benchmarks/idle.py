@@ -28,7 +28,7 @@ from workers.servers.folders import prepare_folders
 from workers.servers.postgres import find_postgres, stop_postgres
 from workers.servers.valkey import find_valkey, stop_valkey
 
-SETTLE_S = 20.0
+SETTLE_S = 60.0  # the device checks its golden model first
 START_TIMEOUT_S = 120.0
 MB = 1 << 20
 ROOT = Path(__file__).resolve().parents[1]
