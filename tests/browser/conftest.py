@@ -20,8 +20,6 @@ SHOTS = "PRUNELOOP_SCREENSHOTS"  # a folder: pictures of every page go there
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 PATIENCE_MS = 60_000
 
-playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: `make test-browser`")
-
 
 def chromium_path() -> str | None:
     """Return the browser of this host, if there is one."""
@@ -55,6 +53,9 @@ class Watched:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
+    playwright_api = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: `make test-browser`"
+    )
     path = chromium_path()
     problem = (
         "chromium is not on the PATH: `apt-get install chromium`, or `make test-browser`" if path is None else None

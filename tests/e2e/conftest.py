@@ -81,14 +81,16 @@ def started(*options: str) -> Iterator[System]:
     data_dir = Path(tempfile.mkdtemp(prefix="pl-e2e-"))
     data_dir.chmod(0o755)
     system = System(data_dir, options=options)
-    system.up()
-    yield system
-    if system.process is not None and system.process.poll() is None:
-        system.signal(signal.SIGTERM)
-    folders = prepare_folders(data_dir)
-    stop_valkey(folders)
-    stop_postgres(folders)
-    shutil.rmtree(data_dir, ignore_errors=True)
+    try:
+        system.up()
+        yield system
+    finally:
+        if system.process is not None and system.process.poll() is None:
+            system.signal(signal.SIGTERM)
+        folders = prepare_folders(data_dir)
+        stop_valkey(folders)
+        stop_postgres(folders)
+        shutil.rmtree(data_dir, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
