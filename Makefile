@@ -43,6 +43,14 @@ test-fast: $(VENV)/.installed-dev ## unit and architecture tests only
 test-arm: $(VENV)/.installed-dev ## end to end with an emulated aarch64 agent (apt-get install qemu-user-static mmdebstrap)
 	PRUNELOOP_TEST_ARM=1 $(BIN)/python -m pytest tests/hardware -m arm
 
+test-api: $(VENV)/.installed-dev ## schemathesis over the whole API with every scope's token: 10,000 requests and more; a quarter of an hour
+	$(BIN)/python -m tests.whole_api $(ARGS)
+
+FUZZ_S ?= 3600
+fuzz: $(VENV)/.installed-dev ## fuzz what parses files and bodies from outside, for an hour (FUZZ_S=60: a look); finds are kept in tests/fuzz/corpus
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_S)
+
 lint: $(VENV)/.installed-dev ## ruff and mypy (the layers are held by tests/architecture)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -74,6 +82,9 @@ test-trackers: $(VENV)/.installed-trackers ## MLflow and Weights & Biases agains
 bench-measurement: $(VENV)/.installed-dev ## our timing against torch.utils.benchmark and two medians; half an hour (ARGS='--runs 5': a look)
 	$(BIN)/python -m benchmarks.measurement --report docs/benchmarks/measurement.md $(ARGS)
 
+bench-api: $(VENV)/.installed-dev ## the API with a million measurements under it: reads, pages, submitting, event streams; ten minutes
+	$(BIN)/python -m benchmarks.api --report docs/benchmarks/api.md $(ARGS)
+
 $(VENV)/.installed-bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	touch $@
@@ -89,6 +100,17 @@ bench-dashboard: $(VENV)/.installed-bench ## the page of a thousand trials, besi
 chaos: $(VENV)/.installed-dev ## 200 random faults on a whole system, nothing lost; half an hour, best as root (ARGS='--rounds 1': a piece)
 	$(BIN)/python -m tests.chaos --report docs/benchmarks/chaos.md $(ARGS)
 
+AUDIT := $(VENV)-audit
+sbom: ## build/sbom.cdx.json: a CycloneDX bill of materials of everything that is pinned
+	test -x $(AUDIT)/bin/cyclonedx-py || ($(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/python -m pip install --quiet cyclonedx-bom==7.5.0)
+	mkdir -p build
+	$(AUDIT)/bin/cyclonedx-py requirements --pyproject pyproject.toml --short-PURLs --output-reproducible --validate \
+	    --output-file build/sbom.cdx.json constraints.txt
+
+audit: ## known holes in what is pinned, by pip-audit; needs the network it asks (OSV or PyPI)
+	test -x $(AUDIT)/bin/pip-audit || ($(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/python -m pip install --quiet pip-audit==2.10.1)
+	$(AUDIT)/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
+
 lock: ## renew constraints.txt from what the extras resolve to today
 	$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/python -m pip install --quiet -e '.[dev,bench]'
 	(echo "# Exact versions of everything the tests and the images install. Renew by 'make lock'."; \
@@ -96,4 +118,4 @@ lock: ## renew constraints.txt from what the extras resolve to today
 	rm -rf $(VENV)-lock
 
 clean: ## remove the virtual environment and caches
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(AUDIT) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -5,16 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from domain.webhook import secret_of
 from domain.work import SEARCH_SLICE_S
 
 
 class CoreSettings(BaseSettings):
     """What every server process needs: the database, the broker, the artifacts."""
 
-    model_config = SettingsConfigDict(env_prefix="PRUNELOOP_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="PRUNELOOP_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     database_url: SecretStr = Field(description="SQLAlchemy URL of PostgreSQL: postgresql+psycopg://...")
     broker_url: SecretStr = Field(description="Celery URL of Valkey or Redis: redis://... or redis+socket:///path")
@@ -82,6 +83,21 @@ class BuildSettings(CoreSettings):
     )
 
 
+class WebhookSettings(BaseModel):
+    """One webhook of the operator's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    url: str = Field(pattern=r"^https?://[^\s]+$")
+    secret: SecretStr
+
+    @field_validator("secret")
+    @classmethod
+    def _is_a_secret(cls, secret: SecretStr) -> SecretStr:
+        secret_of(secret.get_secret_value())
+        return secret
+
+
 class ReaperSettings(CoreSettings):
     """The reaper."""
 
@@ -90,5 +106,9 @@ class ReaperSettings(CoreSettings):
         default=0.0,
         ge=0,
         description="Delete raw samples and files of jobs that ended so long ago, never what a front refers to; 0: keep all.",
+    )
+    webhooks: dict[str, WebhookSettings] = Field(
+        default={},
+        description='Told of every job\'s end: JSON, {"ops": {"url": "https://...", "secret": "whsec_..."}}.',
     )
     audit_days: int = Field(default=400, ge=0, description="Entries of the audit log are kept so long; 0: for ever.")

@@ -27,6 +27,7 @@ from api.routes import (
     plugins,
     session,
     tokens,
+    webhooks,
 )
 
 VERSION = "0.1.0"
@@ -51,7 +52,7 @@ def create_app(deps: ApiDependencies) -> FastAPI:
 def stand_on(app: FastAPI, deps: ApiDependencies) -> None:
     """Give an application made by ``build_routes`` what it stands on."""
     app.state.deps = deps
-    app.state.event_streams = EventStreams(deps.store)
+    app.state.event_streams = EventStreams(deps.store, longest_s=deps.longest_stream_s)
 
 
 def build_routes() -> FastAPI:
@@ -79,6 +80,7 @@ def build_routes() -> FastAPI:
         tokens.router,
         session.router,
         audit.router,
+        webhooks.router,
         agent.router,
         dashboard.router,
     ):
@@ -113,6 +115,6 @@ def _use_problem_type(operation: dict[str, Any]) -> None:
     """Say that problems come as problem+json, and drop FastAPI's own 422, which this app never sends."""
     responses = operation.get("responses", {})
     responses.pop("422", None)
-    default = responses.get("default", {})
-    if "application/json" in default.get("content", {}):
-        default["content"]["application/problem+json"] = default["content"].pop("application/json")
+    if "default" in responses:
+        problem = {"schema": {"$ref": "#/components/schemas/Problem"}}
+        responses["default"]["content"] = {"application/problem+json": problem}

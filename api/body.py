@@ -130,13 +130,22 @@ def parse_yaml(data: bytes) -> object:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Safe YAML without aliases (a few of them unfold to gigabytes) and without repeated keys."""
+    """Safe YAML without aliases (a few of them unfold to gigabytes), without repeated keys, and not deep."""
+
+    _depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(problem="aliases are not taken; write the value out", problem_mark=mark)
-        return super().compose_node(parent, index)
+        self._depth += 1
+        try:
+            # Here and not after the fact: what the scanner does for a bracket grows with the brackets before it.
+            if self._depth > MAX_DEPTH + 1:
+                raise _too_deep("malformed_yaml")
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]

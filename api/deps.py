@@ -11,16 +11,16 @@ from fastapi import Depends, Query, Request
 from api.agent_wheel import AgentWheel, agent_wheel
 from api.limits import Limits
 from api.plugin_probe import InstalledPlugins
-from api.schemas.lists import Listing
 from api.schemas.plugins import PluginView
-from domain.errors import FieldProblem, Invalid
-from domain.ports import ArtifactStore, JobStore, Launcher
+from domain.cursor import read_page_token, write_page_token
+from domain.ports import ArtifactStore, JobStore, Launcher, Page
 from search.service import JobService
 
 T = TypeVar("T")
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 500
+LONGEST_STREAM_S = 1800.0  # a revoked token does not stream for ever
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class ApiDependencies:
         agent_wheel: What a fresh machine installs to become a device.
         allowed_hosts: Names this server may be called by, besides those it knows by itself.
         limits: Counts failing tokens and joins by address.
+        longest_stream_s: After that a stream of events ends, and its reader comes back where it was.
         broker_is_reachable: Asked by ``/readyz`` and before a device is admitted; None: not checked.
     """
 
@@ -52,6 +53,7 @@ class ApiDependencies:
     agent_wheel: Callable[[], AgentWheel] = agent_wheel
     allowed_hosts: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
+    longest_stream_s: float = LONGEST_STREAM_S
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,11 @@ class PageRequest:
     token: str
 
 
-def slice_of(items: Sequence[T], page: PageRequest) -> Listing[T]:
-    """Return one page of a list that is made whole every time; its token is an offset."""
-    if page.token and not page.token.isdecimal():
-        raise Invalid("Give `next_page_token` as it came.", fields=[FieldProblem("page_token", "is not of this list")])
-    start = int(page.token or 0)
+def slice_of(items: Sequence[T], page: PageRequest, list_name: str) -> Page[T]:
+    """Return one page of a list that is made whole every time; its token holds how many were before."""
+    start = (read_page_token(list_name, page.token, int) or (0,))[0]
     end = start + page.size
-    return Listing[T](items=list(items[start:end]), next_page_token=str(end) if end < len(items) else "")
+    return Page(tuple(items[start:end]), write_page_token(list_name, [end]) if end < len(items) else "")
 
 
 def _deps(request: Request) -> ApiDependencies:

@@ -68,7 +68,7 @@ class Guard:
         deps: ApiDependencies | None = getattr(request.app.state, "deps", None)
         public = urlsplit(deps.public_url) if deps is not None else urlsplit("")
         host = request.headers.get("host", "")
-        name = _name_of(host)
+        name = name_of_host(host)
         known = {*self._own_names, (public.hostname or "").lower(), *(deps.allowed_hosts if deps is not None else ())}
         if not is_harmless(name) and name not in known:
             raise Invalid(
@@ -78,7 +78,7 @@ class Guard:
         origin = request.headers.get("origin")
         if origin is None or request.method in SAFE_METHODS:
             return
-        if urlsplit_or_none(origin) not in {host.lower(), public.netloc.lower()} - {""}:
+        if netloc_of_origin(origin) not in {host.lower(), public.netloc.lower()} - {""}:
             raise Forbidden("A page of another site may not change anything here.", code="foreign_origin")
 
 
@@ -96,7 +96,7 @@ def is_harmless(name: str) -> bool:
     return True
 
 
-def urlsplit_or_none(origin: str) -> str | None:
+def netloc_of_origin(origin: str) -> str | None:
     """Return host and port of an Origin, None for ``null`` and what is no URL."""
     try:
         return urlsplit(origin).netloc.lower() or None
@@ -104,7 +104,7 @@ def urlsplit_or_none(origin: str) -> str | None:
         return None
 
 
-def _name_of(host: str) -> str:
+def name_of_host(host: str) -> str:
     """Return a Host header without its port and the brackets of an IPv6 address."""
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()

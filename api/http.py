@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Header, Path, Request
 from fastapi.responses import Response
-from pydantic import BaseModel
+from pydantic import AwareDatetime, BaseModel, BeforeValidator
 
 from api.schemas.lists import Listing
 from domain.ports import Page
 
 M = TypeVar("M", bound=BaseModel)
+
+
+def _text_of_moment(value: object) -> object:
+    if isinstance(value, str) and not re.match(r"\d{4}-\d{2}-\d{2}[Tt ]", value):
+        raise ValueError("write a moment as 2026-11-01T12:00:00Z")
+    return value
+
 
 ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
 
@@ -20,6 +28,9 @@ JobId = Annotated[str, Path(pattern=ID_PATTERN)]
 DevicePathId = Annotated[str, Path(pattern=ID_PATTERN)]
 TokenId = Annotated[str, Path(pattern=ID_PATTERN)]
 MeasurementId = Annotated[str, Path(pattern=ID_PATTERN)]
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_text_of_moment)]
+"""RFC 3339, and nothing else that a date might be read from: not seconds since 1970."""
 
 NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "You have it already (`If-None-Match`)."}}
 

@@ -21,7 +21,8 @@ from db.mapping import EVENT_COLUMNS, event_of
 from db.models import event, job
 from db.row_cache import RowCache
 from db.transactions import Transactions, database_errors
-from domain.errors import Unavailable
+from domain.errors import NotFound, Unavailable
+from domain.job import JobState
 from domain.ports import Event
 
 CHANNEL = "pruneloop_job"
@@ -88,6 +89,33 @@ class EventTables(Transactions):
         )
         with self._transaction() as connection:
             return tuple(event_of(row) for row in connection.execute(query))
+
+    def follow(self, job_id: str, *, after: int, limit: int = 200) -> tuple[tuple[Event, ...], bool]:
+        """Return the events of a job past an id, and whether it is over and these are its last. Raises NotFound."""
+        query = (
+            select(*EVENT_COLUMNS).where(event.c.job_id == job_id, event.c.id > after).order_by(event.c.id).limit(limit)
+        )
+        with self._transaction() as connection:
+            # Read before the events: what a job wrote before it ended is then surely among them.
+            state = connection.execute(select(job.c.state).where(job.c.id == job_id)).scalar_one_or_none()
+            if state is None:
+                raise NotFound(f"There is no job {job_id}; GET /v1/jobs lists those there are.")
+            events = tuple(event_of(row) for row in connection.execute(query))
+        return events, JobState(state).is_terminal and len(events) < limit
+
+    def hear(self, timeout_s: float) -> frozenset[str]:
+        """Block until some job changes or time is up; return those that did, as far as this thread has heard since last time.
+
+        Raises:
+            Unavailable: The database went away; the next call connects anew.
+        """
+        try:
+            listener = self._listener()
+            heard = {note.payload for note in listener.notifies(timeout=timeout_s, stop_after=1)}
+            return frozenset(heard | {note.payload for note in listener.notifies(timeout=0)})
+        except psycopg.Error as error:
+            self._watch.listener = None
+            raise Unavailable("The database went away while listening.", code="database_unavailable") from error
 
     def wait_for_change(self, job_id: str, timeout_s: float) -> bool:
         """Block until something of the job changed since this thread's last snapshot of it, or time is up.

@@ -29,6 +29,7 @@ from db.mapping import (
 )
 from db.models import artifact, build, idempotency_key, job, measurement, trial
 from db.pages import coerce_page_size, make_page, moment_in_token, read_page_token
+from db.webhooks import note_end
 from domain.access import SYSTEM, Principal
 from domain.errors import Conflict, FieldProblem, Invalid, NotFound
 from domain.job import EndedBy, Job, JobSpec, JobState, JobVerb, Stage, state_after
@@ -82,8 +83,7 @@ class JobTables(EventTables):
     ) -> Page[Job]:
         """Return a page of jobs, newest first; a label without a value matches any. Raises Invalid ``bad_page_token``."""
         wanted = dict(labels or {})
-        filters = [sorted(set(states)), sorted(wanted.items()), _iso(created_from), _iso(created_before)]
-        list_name = f"jobs:{hashlib.sha256(json.dumps(filters).encode()).hexdigest()[:16]}"
+        list_name = self.list_of_jobs(states, wanted, created_from, created_before)
         after = read_page_token(list_name, page_token, str, str)
         size = coerce_page_size(page_size)
         query = select(*JOB_COLUMNS).order_by(job.c.created_at.desc(), job.c.id.desc()).limit(size + 1)
@@ -104,6 +104,17 @@ class JobTables(EventTables):
         with self._transaction() as connection:
             rows = connection.execute(query).all()
         return make_page(rows, size, job_of, list_name=list_name, key=lambda row: (row.created_at.isoformat(), row.id))
+
+    @staticmethod
+    def list_of_jobs(
+        states: Sequence[JobState] = (),
+        labels: Mapping[str, str | None] | None = None,
+        created_from: datetime | None = None,
+        created_before: datetime | None = None,
+    ) -> str:
+        """Return the name of a list, which its page tokens carry: one with other filters is another list."""
+        filters = [sorted(set(states)), sorted((labels or {}).items()), _iso(created_from), _iso(created_before)]
+        return f"jobs:{hashlib.sha256(json.dumps(filters).encode()).hexdigest()[:16]}"
 
     def trials(self, job_id: str, *, page_size: int = 100, page_token: str = "") -> Page[Trial]:
         """Return a page of a job's trials by number. Raises Invalid ``bad_page_token``, NotFound."""
@@ -197,6 +208,7 @@ def close_job(connection: Connection, job_id: str, state: JobState, *, ended_by:
         append_event(connection, job_id, "trial.finished", trial_event(row, TrialState.CANCELLED))
     for table in (build, measurement):
         leases.cancel_work(connection, table, job_id)
+    note_end(connection, job_id)
     move_job(
         connection,
         job_id,

@@ -296,6 +296,32 @@ web_session = Table(
     _created_at(),
 )
 
+job_end = Table(
+    "job_end",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    _job_id(),
+    _created_at(),
+    comment="Jobs whose end is still to be told.",
+)
+
+webhook_delivery = Table(
+    "webhook_delivery",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("hook", Text, nullable=False),
+    _job_id(),
+    Column("body", JSON, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    _created_at(),
+    Column("next_at", MOMENT, comment="Null: delivered or given up."),
+    Column("delivered_at", MOMENT),
+    Column("last_error", Text),
+    UniqueConstraint("job_id", "hook"),
+    Index("ix_webhook_delivery_due", "next_at", postgresql_where=text("next_at IS NOT NULL")),
+    Index("ix_webhook_delivery_created_at_id", "created_at", "id"),
+)
+
 audit = Table(
     "audit",
     metadata,

@@ -1,55 +1,27 @@
 """Lists by keyset: a page starts after the last row of the one before, so rows that come and go shift nothing.
 
-A page token is base64 of JSON: which list it belongs to, its filters, and the last row's sort key. Opaque to callers.
+What a page token holds: ``domain.cursor``.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from db.mapping import AnyRow
-from domain.errors import FieldProblem, Invalid
+from domain.cursor import bad_page_token, read_page_token, write_page_token
 from domain.ports import Page
+
+__all__ = ["coerce_page_size", "make_page", "moment_in_token", "read_page_token", "write_page_token"]
 
 T = TypeVar("T")
 
 MAX_PAGE_SIZE = 1000
-MAX_TOKEN_LENGTH = 2000
 
 
 def coerce_page_size(page_size: int) -> int:
     return max(1, min(page_size, MAX_PAGE_SIZE))
-
-
-def write_page_token(list_name: str, after: Sequence[str | int]) -> str:
-    """Return the token of the page after a sort key. ``list_name`` also names the filters: a token fits its own list only."""
-    body = json.dumps([list_name, *after], separators=(",", ":")).encode()
-    return base64.urlsafe_b64encode(body).decode("ascii").rstrip("=")
-
-
-def read_page_token(list_name: str, token: str, *kinds: type) -> tuple[Any, ...] | None:
-    """Return the sort key in a token, its parts of the given kinds; None for the first page (empty token).
-
-    Raises:
-        Invalid: ``bad_page_token``.
-    """
-    if not token:
-        return None
-    try:
-        if len(token) > MAX_TOKEN_LENGTH:
-            raise ValueError("too long")
-        padded = token.encode("ascii") + b"=" * (-len(token) % 4)
-        name, *after = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-        if name != list_name or [type(part) for part in after] != list(kinds):
-            raise ValueError("of another list")
-    except (ValueError, TypeError, binascii.Error, RecursionError) as error:
-        raise _bad_token() from error
-    return tuple(after)
 
 
 def moment_in_token(text: str) -> datetime:
@@ -57,9 +29,9 @@ def moment_in_token(text: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
-        raise _bad_token() from error
+        raise bad_page_token() from error
     if moment.tzinfo is None:
-        raise _bad_token()
+        raise bad_page_token()
     return moment
 
 
@@ -77,12 +49,4 @@ def make_page(
     return Page(
         items=tuple(noun(row) for row in shown),
         next_page_token=write_page_token(list_name, key(shown[-1])) if has_more else "",
-    )
-
-
-def _bad_token() -> Invalid:
-    return Invalid(
-        "This page token is not one of this list's; start again without a page_token, with the same filters throughout.",
-        code="bad_page_token",
-        fields=[FieldProblem("page_token", "take it from `next_page_token` of the page before")],
     )

@@ -21,6 +21,7 @@ from db.reaping import ReaperTables
 from db.retention import RetentionTables
 from db.search import SearchTables
 from db.tokens import TokenTables
+from db.webhooks import WebhookTables
 from domain.access import Principal
 from domain.artifact import ArtifactRef
 from domain.errors import NotFound
@@ -39,6 +40,7 @@ class SqlJobStore(
     TokenTables,
     AuditTables,
     RetentionTables,
+    WebhookTables,
 ):
     """``domain.ports.JobStore`` on PostgreSQL. Safe to share between threads; make one in each process, after forking.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
@@ -21,6 +22,8 @@ class Scope(StrEnum):
     READ = "read"
     DEVICE = "device"
 
+
+PersonsScope = Literal[Scope.ADMIN, Scope.SUBMIT, Scope.READ]
 
 WITHIN: dict[str, frozenset[str]] = {
     Scope.ADMIN: frozenset({Scope.ADMIN, Scope.SUBMIT, Scope.READ}),
@@ -76,16 +79,16 @@ class TokenRequest(BaseModel):
     )
 
     name: str = Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._@-]*$")
-    scopes: tuple[Scope, ...] = Field(min_length=1, max_length=3)
+    scopes: tuple[PersonsScope, ...] = Field(
+        min_length=1, max_length=3, description="A device's token is made by joining."
+    )
     expires_in_s: int | None = Field(
         default=DEFAULT_TOKEN_LIFE_S, ge=1, le=MAX_TOKEN_LIFE_S, description="Null: never. Default: 90 days."
     )
 
     @field_validator("scopes")
     @classmethod
-    def _are_a_persons(cls, scopes: tuple[Scope, ...]) -> tuple[Scope, ...]:
-        if Scope.DEVICE in scopes:
-            raise ValueError("a device's token is made by joining: POST /v1/join_tokens, then `pruneloop agent join`")
+    def _once_each(cls, scopes: tuple[PersonsScope, ...]) -> tuple[PersonsScope, ...]:
         return tuple(sorted(set(scopes)))
 
 

@@ -6,11 +6,30 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 from domain.artifact import Digest
 from domain.errors import WrongState
 from domain.formats import format_of
+
+
+def _refuse_boolean(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("must be a whole number, not true or false")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_refuse_boolean)]
+"""A whole number; ``true`` is none, whatever Python says."""
 
 
 class JobState(StrEnum):
@@ -198,8 +217,8 @@ class TargetSpec(_Strict):
         default=("fp32",),
         description="One or several: several are searched with the structure. `max_drop` is against the dense model in the first.",
     )
-    batch: int = Field(default=1, ge=1, le=4096, description="Samples a run.")
-    threads: int = Field(default=1, ge=1, le=256, description="Threads of the runtime.")
+    batch: Whole = Field(default=1, ge=1, le=4096, description="Samples a run.")
+    threads: Whole = Field(default=1, ge=1, le=256, description="Threads of the runtime.")
     speedup: float | None = Field(
         default=None,
         gt=1.0,
@@ -241,7 +260,9 @@ class Objective(_Strict):
 class Budget(_Strict):
     """When the search ends; what comes first counts."""
 
-    trials: int = Field(default=40, ge=1, le=100_000, description="Candidates that are built; duplicates do not count.")
+    trials: Whole = Field(
+        default=40, ge=1, le=100_000, description="Candidates that are built; duplicates do not count."
+    )
     wall_s: float = Field(
         default=900.0,
         gt=0,
@@ -266,7 +287,7 @@ class RecoverySpec(_Strict):
 class FinalSpec(_Strict):
     """The end: a few of the front are recovered at length, tested, and measured with the dense model in one session."""
 
-    keep: int = Field(default=5, ge=1, le=100, description="Files to leave with, a target.")
+    keep: Whole = Field(default=5, ge=1, le=100, description="Files to leave with, a target.")
     epochs: float = Field(default=3.0, ge=0, le=1000, description="Of their long recovery.")
 
 
@@ -279,7 +300,7 @@ class JobSpec(_Strict):
         max_length=MAX_LABELS,
         description="For people and scripts to find it by: `?label=key=value`.",
     )
-    priority: int = Field(
+    priority: Whole = Field(
         default=0, ge=-10, le=10, description="Higher goes first, strictly, in every queue; equal ones take turns."
     )
     model: ModelSpec = Field(description="The network to prune.")
@@ -296,7 +317,7 @@ class JobSpec(_Strict):
         default=("onnx",),
         description="Formats the final files are written in; what a target measures is written anyway.",
     )
-    seed: int = Field(default=0, ge=0, lt=2**31, description="Of everything that is drawn.")
+    seed: Whole = Field(default=0, ge=0, lt=2**31, description="Of everything that is drawn.")
     when_no_device: Literal["wait", "fail"] = Field(
         default="wait", description="What to do while no device matches a target: wait with a reason, or fail."
     )

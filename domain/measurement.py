@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from domain.artifact import ArtifactRef, Digest
 from domain.job import DeviceSelector
-from domain.outcome import Failed
+from domain.outcome import Failed, require_status
 from domain.work import WorkState
 
 
@@ -136,6 +136,8 @@ class CandidateTiming(_Message):
 
 class Measured(_Message):
     """An accepted pass: the baseline, every candidate in the order asked, and the conditions."""
+
+    model_config = ConfigDict(json_schema_extra=require_status)
 
     status: Literal["measured"] = "measured"
     baseline: FileTiming

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import io
 import shutil
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 from xml.parsers import expat
 
 from domain.errors import Invalid
-from domain.stored_zip import StoredZip
+from domain.stored_zip import StoredZip, is_zip
 
 XML, WEIGHTS = "model.xml", "model.bin"
 MAX_XML_BYTES = 32 << 20  # a kilobyte a layer: thirty thousand layers
@@ -75,7 +74,7 @@ def unpack(file: Path | bytes, folder: Path) -> OpenVinoGraph:
 
 def is_packed(file: Path) -> bool:
     """Tell whether a file is a zip, as an artifact is and an ONNX file never is."""
-    return zipfile.is_zipfile(file)
+    return is_zip(file)
 
 
 def read_graph(xml: bytes) -> OpenVinoGraph:

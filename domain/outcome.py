@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,10 +16,15 @@ class Blame(StrEnum):
     SYSTEM = "system"
 
 
+def require_status(schema: dict[str, Any]) -> None:
+    """Say in a JSON schema that ``status`` must be there: it tells the outcomes apart."""
+    schema["required"] = sorted({*schema.get("required", ()), "status"})
+
+
 class Failed(BaseModel):
     """A build or measurement that did not give a number."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=require_status)
 
     status: Literal["failed"] = "failed"
     stage: str = Field(

@@ -31,6 +31,7 @@ from domain.messages import BrokerAddress, Claim, HeartbeatAction
 from domain.overview import JobTally
 from domain.plan import Pace, QueuePlace
 from domain.trial import Trial, TrialState, TrialValues
+from domain.webhook import Delivery, DeliveryView
 
 T = TypeVar("T")
 
@@ -266,6 +267,14 @@ class JobStore(Clock, Protocol):
 
     def events(self, job_id: str, *, after: int = 0, limit: int = 200) -> tuple[Event, ...]: ...
 
+    def follow(self, job_id: str, *, after: int, limit: int = 200) -> tuple[tuple[Event, ...], bool]:
+        """Return the events of a job past an id, and whether it is over and these are its last. Raises NotFound."""
+        ...
+
+    def hear(self, timeout_s: float) -> frozenset[str]:
+        """Block until some job changes or time is up; return those that did."""
+        ...
+
     def wait_for_change(self, job_id: str, timeout_s: float) -> bool:
         """Block until something of the job changed or time is up; True if it changed."""
         ...
@@ -448,6 +457,21 @@ class JobStore(Clock, Protocol):
     def forget_old(self, *, audit_days: int) -> int:
         """Delete sessions that are over and audit entries older than some days (0: none)."""
         ...
+
+    # --- webhooks ---------------------------------------------------------------------------------------------------
+    def spread_ends(self, hooks: Sequence[str]) -> int:
+        """Make a delivery for each hook out of each job that ended since."""
+        ...
+
+    def take_delivery(self, hooks: Sequence[str], *, hold_s: float) -> Delivery | None:
+        """Take the delivery that is due for longest, of one of the hooks; nobody else gets it for a while."""
+        ...
+
+    def settle_delivery(self, taken: Delivery, *, error: str | None, is_final: bool = False) -> None:
+        """Write what came of a try; a failed one is due again after its pause, unless that was the last."""
+        ...
+
+    def deliveries(self, *, page_size: int = 50, page_token: str = "") -> Page[DeliveryView]: ...
 
     # --- artifacts --------------------------------------------------------------------------------------------------
     def record_artifact(self, ref: ArtifactRef, *, by: Principal | None = None) -> None: ...

@@ -7,16 +7,31 @@ there; each has a limit; zipfile checks their sums while they are read. Equal me
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 from domain.errors import Invalid
 
 ENCRYPTED = 0x1
+# What zipfile and zlib raise for files made to break them: an offset before the file's begin is an OSError.
+BROKEN = (
+    zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError, OSError, struct.error, zlib.error
+)  # fmt: skip
 _MADE_AT = (1980, 1, 1, 0, 0, 0)
+
+
+def is_zip(file: Path) -> bool:
+    """Tell whether a file ends as a zip does. ``zipfile.is_zipfile`` raises for some that nearly do."""
+    try:
+        return zipfile.is_zipfile(file)
+    except zipfile.BadZipFile:
+        return False
 
 
 @dataclass(frozen=True)
@@ -56,7 +71,7 @@ class StoredZip:
                 if sum(member.file_size for member in members.values()) > file.seek(0, io.SEEK_END):
                     raise self.error("The zip's members overlap; export the model again.")
                 yield archive, members
-        except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+        except BROKEN as error:
             raise self.error(f"This is no {self.suffix} artifact ({error}); export the model again.") from error
 
     def _members(self, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:

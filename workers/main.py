@@ -116,8 +116,10 @@ def upgrade_database() -> int:
 
 
 def _run_reaper() -> int:
+    from domain.webhook import secret_of
     from workers.reaper import Reaper
     from workers.retention import DAY_S, collect
+    from workers.webhooks import TIMEOUT_S, Hook, Webhooks
 
     settings = ReaperSettings()
     bootstrap.configure_logging(settings.log_level)
@@ -129,7 +131,14 @@ def _run_reaper() -> int:
     reaper = Reaper(server.store, server.launcher, settings.interval_s, settings.audit_days, settings.names_dir)
     if older_than_s:
         reaper.collect = partial(collect, server.store, server.artifacts, older_than_s=older_than_s)
+    hooks = {
+        name: Hook(hook.url, secret_of(hook.secret.get_secret_value())) for name, hook in settings.webhooks.items()
+    }
+    # A thread of its own: a receiver that hangs must not hold back what the reaper puts right.
+    telling = threading.Thread(target=Webhooks(server.store, hooks).run, args=(stop,), name="webhooks")
+    telling.start()
     reaper.run(stop)
+    telling.join(TIMEOUT_S + 1)
     server.close()
     return 0
 

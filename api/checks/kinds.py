@@ -13,6 +13,7 @@ from domain.artifact import ArtifactKind
 from domain.errors import Invalid
 from domain.ncnn_file import check as check_ncnn
 from domain.openvino_file import check as check_openvino
+from domain.stored_zip import BROKEN, is_zip
 
 CHECKS: dict[ArtifactKind, Callable[[Path], object]] = {
     ArtifactKind.ONNX: check_onnx,
@@ -60,10 +61,10 @@ def is_pickle(path: Path) -> bool:
         head = file.read(2)
     if len(head) == 2 and head[0] == 0x80 and head[1] in _PICKLE_PROTOCOLS:
         return True
-    if not zipfile.is_zipfile(path):
+    if not is_zip(path):
         return False
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.lower().endswith(PICKLE_SUFFIXES) for name in archive.namelist())
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
+    except BROKEN:
         return False

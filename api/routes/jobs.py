@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-from pydantic import AwareDatetime, StringConstraints
+from pydantic import StringConstraints
 
 from api.auth import SubmitPrincipal, require_read
 from api.body import body_of, request_body, validated
 from api.deps import Deps, Paging, slice_of
 from api.events import EventStreams
-from api.http import NOT_MODIFIED, IdempotencyKey, JobId, listing, with_etag
+from api.http import NOT_MODIFIED, IdempotencyKey, JobId, Moment, listing, with_etag
 from api.names import DeviceNames
 from api.progress import view_of
 from api.schemas.jobs import JobArtifact, JobChanges, JobView
@@ -43,8 +44,8 @@ class JobFilters:
 
     states: tuple[JobState, ...]
     labels: dict[str, str | None]
-    created_from: AwareDatetime | None
-    created_before: AwareDatetime | None
+    created_from: datetime | None
+    created_before: datetime | None
 
 
 def _filters(
@@ -55,10 +56,10 @@ def _filters(
         list[LabelFilter] | None,
         Query(max_length=MAX_LABELS, description="`key=value`, or `key` for any value; several must all be there."),
     ] = None,
-    created_from: Annotated[AwareDatetime | None, Query(description="Submitted then or later.")] = None,
-    created_before: Annotated[AwareDatetime | None, Query(description="Submitted before.")] = None,
+    created_from: Annotated[Moment | None, Query(description="Submitted then or later.")] = None,
+    created_before: Annotated[Moment | None, Query(description="Submitted before.")] = None,
 ) -> JobFilters:
-    return JobFilters(tuple(state or ()), _labels_of(label or []), created_from, created_before)
+    return JobFilters(tuple(state or ()), labels_of(label or []), created_from, created_before)
 
 
 Filters = Annotated[JobFilters, Depends(_filters)]
@@ -188,18 +189,24 @@ def get_front(
     return with_etag(request, deps.service.front(job_id, target))
 
 
-@router.get("/{job_id}/artifacts", operation_id="listJobArtifacts", summary="Files that belong to a job")
-def list_job_artifacts(deps: Deps, job_id: JobId, paging: Paging) -> Listing[JobArtifact]:
+@router.get(
+    "/{job_id}/artifacts",
+    operation_id="listJobArtifacts",
+    summary="Files that belong to a job",
+    response_model=Listing[JobArtifact],
+    responses=NOT_MODIFIED,
+)
+def list_job_artifacts(deps: Deps, request: Request, job_id: JobId, paging: Paging) -> Response:
     items = [JobArtifact.model_validate(item) for item in deps.service.job_artifacts(job_id)]
-    return slice_of(items, paging)
+    return listing(request, slice_of(items, paging, f"artifacts:{job_id}"), JobArtifact)
 
 
 def _last_seen(
     last_event_id: Annotated[
-        str | None, Header(alias="Last-Event-ID", pattern=r"^\d{1,18}$", description="Go on after this event.")
-    ] = None,
+        str, Header(alias="Last-Event-ID", pattern=r"^[0-9]{1,18}$", description="Go on after this event.")
+    ] = "0",
 ) -> int:
-    return int(last_event_id or 0)
+    return int(last_event_id)
 
 
 def _existing_job(deps: Deps, job_id: JobId) -> str:
@@ -230,7 +237,7 @@ def _submit(deps: Deps, principal: Principal, spec: JobSpec, response: Response,
     return job
 
 
-def _labels_of(filters: list[str]) -> dict[str, str | None]:
+def labels_of(filters: list[str]) -> dict[str, str | None]:
     """Return key -> value, None for any. Raises Invalid where a key is given two values, which no job has."""
     found: dict[str, str | None] = {}
     for text in filters:

@@ -18,7 +18,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from api.app import create_app
-from api.deps import ApiDependencies
+from api.deps import LONGEST_STREAM_S, ApiDependencies
 from api.limits import Buckets, Limits
 from client.api import PruneloopClient
 from db.artifacts import FileArtifactStore
@@ -70,7 +70,9 @@ def live(fresh_database: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
     engine.dispose()
 
 
-def make_app(store: SqlJobStore, launcher: FakeLauncher, folder: Path) -> FastAPI:
+def make_app(
+    store: SqlJobStore, launcher: FakeLauncher, folder: Path, *, longest_stream_s: float = LONGEST_STREAM_S
+) -> FastAPI:
     artifacts = FileArtifactStore(folder)
     return create_app(
         ApiDependencies(
@@ -81,6 +83,7 @@ def make_app(store: SqlJobStore, launcher: FakeLauncher, folder: Path) -> FastAP
             max_upload_bytes=16 * 1024 * 1024,
             public_url="http://127.0.0.1",
             limits=wide_limits(),
+            longest_stream_s=longest_stream_s,
         )
     )
 

@@ -71,6 +71,7 @@ ACCESS = {
     "POST /v1/session": LOG_IN,
     "GET /v1/session": KNOWN,
     "DELETE /v1/session": KNOWN,
+    "GET /v1/webhook_deliveries": ADMIN,
     "GET /v1/tokens": ADMIN,
     "POST /v1/tokens": ADMIN,
     "DELETE /v1/tokens/{token_id}": ADMIN,

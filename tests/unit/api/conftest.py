@@ -53,7 +53,7 @@ def world(tmp_path: Path, routes: tuple[FastAPI, AppTransport]) -> World:
     app, transport = routes
     store, launcher, artifacts = seeded_store(), FakeLauncher(), FakeArtifacts(tmp_path)
     service = FakeService(store)
-    http = httpx.Client(transport=transport, base_url="http://server.example")
+    http = httpx.Client(transport=transport, base_url="http://server.example", timeout=60)
     world = World(store, launcher, artifacts, service, transport, http, app)
     stand_on(
         app,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from domain.overview import JobTally
 from domain.plan import JobPlan, Pace, QueuePlace
 from domain.ports import Event, JobSnapshot, JobStore, Page, Registration
 from domain.trial import Trial
+from domain.webhook import DeliveryView
 from domain.work import WorkState
 from search.planning import make_plan, no_builder_here
 from search.service import Capabilities
@@ -177,6 +179,14 @@ class FakeStore:
     def events(self, job_id: str, *, after: int = 0, limit: int = 200) -> tuple[Event, ...]:
         return tuple(event for event in self.events_by_job.get(job_id, ()) if event.id > after)[:limit]
 
+    def follow(self, job_id: str, *, after: int, limit: int = 200) -> tuple[tuple[Event, ...], bool]:
+        events = self.events(job_id, after=after, limit=limit)
+        return events, self.job(job_id).state.is_terminal and len(events) < limit
+
+    def hear(self, timeout_s: float) -> frozenset[str]:
+        time.sleep(0.05)
+        return frozenset(self.jobs_by_id)
+
     # devices
     def create_join_token(
         self, token: str, *, expires_in: timedelta, uses: int, labels: Mapping[str, str], by: Principal = SYSTEM
@@ -307,6 +317,9 @@ class FakeStore:
     def audit(
         self, *, actor: str | None = None, subject: str | None = None, page_size: int = 50, page_token: str = ""
     ) -> Page[AuditEntry]:
+        return Page(())
+
+    def deliveries(self, *, page_size: int = 50, page_token: str = "") -> Page[DeliveryView]:
         return Page(())
 
     def record_artifact(self, ref: ArtifactRef, *, by: Principal | None = None) -> None:

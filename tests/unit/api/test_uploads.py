@@ -48,7 +48,7 @@ def zip_of(**members: bytes) -> bytes:
     return file.getvalue()
 
 
-GRAPH = b"\x0a\x03abc"
+GRAPH = b"\x12\x03abc"  # a name
 ONNX = b"\x08\x0a" + field(8, b"\x10\x11") + field(7, GRAPH)
 OPENVINO = pack_openvino(b'<net><layers><layer type="Parameter"/><layer type="Result"/></layers></net>', b"")
 NCNN = pack("7767517\n2 2\nInput in 0 1 input 0=4\nReLU relu 1 1 input output\n", b"")

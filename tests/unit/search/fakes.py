@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
+from domain.access import SYSTEM, Principal
 from domain.artifact import ArtifactKind, ArtifactRef, digest_of
 from domain.build import (
     Build,
@@ -167,7 +168,9 @@ class World:
         self._ids = 0
 
     # --- jobs
-    def create_job(self, spec: JobSpec, *, idempotency_key: str | None = None, principal: str = "") -> tuple[Job, bool]:
+    def create_job(
+        self, spec: JobSpec, *, idempotency_key: str | None = None, by: Principal = SYSTEM
+    ) -> tuple[Job, bool]:
         job = Job(id=self._id("job"), name=spec.name, spec=spec, state=JobState.QUEUED, created_at=self.time)
         self.job_rows[job.id] = job
         return job, True
@@ -175,7 +178,7 @@ class World:
     def job(self, job_id: str) -> Job:
         return self.job_rows[job_id]
 
-    def apply_verb(self, job_id: str, verb: JobVerb) -> Job:
+    def apply_verb(self, job_id: str, verb: JobVerb, *, by: Principal = SYSTEM) -> Job:
         job = self.job_rows[job_id]
         has_started = any(trial.job_id == job_id for trial in self.trial_rows.values())
         changes: dict[str, object] = {"state": state_after(verb, job.state, has_started=has_started)}
