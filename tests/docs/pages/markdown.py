@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -108,6 +109,8 @@ def default_of(field: FieldInfo) -> str:
 
 
 def _yaml(value: Any) -> str:
+    if value == sys.executable:  # another path on every machine
+        return "its own python"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Enum):
