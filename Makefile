@@ -76,6 +76,12 @@ $(VENV)/.installed-trackers: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[trackers]'
 	touch $@
 
+test-image: $(VENV)/.installed-dev ## build the images, run docker-compose.yml without a Docker engine, prune a model in it; as root, ~15 minutes
+	PRUNELOOP_TEST_IMAGE=1 $(BIN)/python -m pytest tests/image -m image -s
+
+secrets: ## passwords and the admin token for docker-compose.yml, as files in ./secrets
+	@sh deploy/make-secrets.sh
+
 test-trackers: $(VENV)/.installed-trackers ## MLflow and Weights & Biases against their offline modes, a study in optuna-dashboard
 	PRUNELOOP_TEST_TRACKERS=1 $(BIN)/python -m pytest tests/unit/client/test_callbacks.py tests/unit/search/test_export.py
 

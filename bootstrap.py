@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
-import socket
-import sys
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -18,6 +15,7 @@ from sqlalchemy import Engine
 from db.artifacts import FileArtifactStore
 from db.engine import make_engine, schema_is_current
 from db.store import SqlJobStore
+from domain import logs
 from domain.errors import Unavailable
 from domain.formats import FORMATS
 from domain.ports import ArtifactStore
@@ -130,17 +128,31 @@ def make_build_work(settings: BuildSettings) -> BuildWork:
             checkpoints=Checkpoints(settings.artifact_dir / "checkpoints", every_s=settings.checkpoint_s),
         ),
         launcher=server.launcher,
-        hold=lambda: quiet.building(quiet.default_path()),
+        hold=lambda: quiet.building(settings.quiet_file or quiet.default_path()),
         owner=take_name("build", settings.names_dir),
         is_draining=is_draining,
     )
+
+
+def prepare_api(settings: ApiSettings) -> None:
+    """Do once what several API processes on one port must not do at the same time.
+
+    Raises:
+        Unavailable: As ``connect``.
+    """
+    server = connect(settings)
+    if settings.admin_token_file is not None:
+        admit_admin(server.store, settings.admin_token_file)
+    server.close()
 
 
 def make_api(settings: ApiSettings) -> FastAPI:
     from api.app import create_app
     from api.deps import ApiDependencies
     from search.service import JobService
+    from workers.tracing import configure_tracing
 
+    configure_tracing("api", settings.otlp_endpoint)
     server = connect(settings, "api")
     if settings.admin_token_file is not None:
         admit_admin(server.store, settings.admin_token_file)
@@ -154,7 +166,7 @@ def make_api(settings: ApiSettings) -> FastAPI:
             launcher=server.launcher,
             service=service,
             max_upload_bytes=settings.max_upload_bytes,
-            public_url=(settings.public_url or f"http://{reachable_name(settings.host)}:{settings.port}").rstrip("/"),
+            public_url=(settings.public_url or settings.url).rstrip("/"),
             allowed_hosts=settings.allowed_hosts,
             broker_is_reachable=server.launcher.is_reachable,
         )
@@ -207,18 +219,11 @@ def _write_admin_token(path: Path) -> None:
     fresh.replace(path)
 
 
-def reachable_name(host: str) -> str:
-    """Return what others may call a server that listens on an address: one that means all addresses is none to call."""
-    return socket.gethostname() if host in {"", "0.0.0.0", "::"} else host
-
-
 def default_threads() -> int:
     """All cores of a small host, all but one of a larger: builder and device of one host take turns, the rest needs little."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return cores if cores < 4 else cores - 1
 
 
-def configure_logging(level: str) -> None:
-    logging.basicConfig(
-        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
-    )
+def configure_logging(settings: CoreSettings, role: str) -> None:
+    logs.configure_logging(settings.log_level, settings.log_format, role)

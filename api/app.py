@@ -13,6 +13,7 @@ from api.body import BODY_MODELS
 from api.deps import ApiDependencies
 from api.events import EventStreams
 from api.guard import Guard
+from api.ids import RequestIds
 from api.routes import (
     agent,
     artifacts,
@@ -29,6 +30,7 @@ from api.routes import (
     tokens,
     webhooks,
 )
+from api.tracing import TELEMETRY
 
 VERSION = "0.1.0"
 TITLE = "Pruneloop"
@@ -65,9 +67,11 @@ def build_routes() -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         separate_input_output_schemas=False,
+        telemetry=TELEMETRY,
         responses={"default": {"model": errors.Problem, "description": "RFC 9457 problem"}},
     )
     errors.install(app)
+    app.add_middleware(RequestIds)
     for router in (
         health.router,
         jobs.router,

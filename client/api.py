@@ -31,6 +31,7 @@ from domain.messages import JoinTokenAnswer, JoinTokenRequest
 from domain.plan import JobPlan
 from domain.ports import Event
 from domain.trial import Trial
+from domain.trust import UNTRUSTED, verify_for
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -77,12 +78,15 @@ class PruneloopClient:
         base_url: Where the server is, e.g. ``http://127.0.0.1:8420``.
         token: Bearer token of a person.
         transport: How requests travel; an in-process application's transport works as well as the network.
+        ca_file: Certificates to trust instead of the system's.
 
     Every method raises the domain's errors: Invalid, NotFound, WrongState, Unauthorized, Forbidden, Unavailable.
     Reads are tried again where the connection breaks; so is ``submit``, which carries an idempotency key.
     """
 
-    def __init__(self, base_url: str, token: str, *, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(
+        self, base_url: str, token: str, *, transport: httpx.BaseTransport | None = None, ca_file: Path | None = None
+    ) -> None:
         self.base_url = base_url.rstrip("/")
         host = httpx.URL(self.base_url).host
         self._http = httpx.Client(
@@ -90,6 +94,7 @@ class PruneloopClient:
             headers={"Authorization": f"Bearer {token}"},
             timeout=TIMEOUT,
             transport=transport,
+            verify=verify_for(self.base_url, ca_file),
             trust_env=host not in LOOPBACK,  # a proxy of the environment is not for this machine
         )
         self._etags: dict[str, tuple[str, bytes]] = {}
@@ -399,8 +404,9 @@ class PruneloopClient:
             try:
                 response = self._http.request(method, path, **options)
             except httpx.TransportError as error:
-                if is_last:
-                    raise unreachable(self.base_url, error) from error
+                away = unreachable(self.base_url, error)
+                if is_last or away.code == UNTRUSTED:
+                    raise away from error
             else:
                 if response.status_code < 400:
                     return response

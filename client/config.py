@@ -4,6 +4,7 @@
 
     url = "https://prune.lan"
     token_file = "~/.config/pruneloop/token"   # a file with the token in it; or token = "..."
+    ca_file = "~/.config/pruneloop/ca.pem"     # where the server's certificate is signed by a CA of your own
     data_dir = "/srv/pruneloop"                # of a server on this machine
     out = "models"                             # where `download` puts files
     watch = true                               # `submit` shows progress until the job is over
@@ -34,6 +35,7 @@ class ClientConfig(BaseModel):
     url: str | None = Field(default=None, description="The server.")
     token: str | None = Field(default=None, description="Bearer token; the file must then be mode 0600.")
     token_file: str | None = Field(default=None, description="A file with the token in it, instead of `token`.")
+    ca_file: str | None = Field(default=None, description="Certificates to trust instead of the system's.")
     data_dir: str | None = Field(default=None, description="Data folder of a server on this machine.")
     out: str | None = Field(default=None, description="Where `download` puts files.")
     watch: bool = Field(default=False, description="`submit` shows progress until the job is over.")

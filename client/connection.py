@@ -9,6 +9,7 @@ from pathlib import Path
 
 from client.api import PruneloopClient
 from client.config import config_path, load_config
+from client.errors import CA_FILE_VARIABLE
 from domain.errors import Unauthorized, Unavailable
 
 DEFAULT_DATA_DIR = Path(".pruneloop")
@@ -33,6 +34,20 @@ def local_server(data_dir: Path) -> LocalServer | None:
         return None
 
 
+def token_of_environment() -> str | None:
+    """Return PRUNELOOP_TOKEN, or what stands in the file that PRUNELOOP_TOKEN_FILE names. Raises Unauthorized ``no_token``."""
+    token = os.environ.get("PRUNELOOP_TOKEN")
+    path = os.environ.get("PRUNELOOP_TOKEN_FILE")
+    if token or not path:
+        return token
+    try:
+        return Path(path).read_text().strip()
+    except OSError as error:
+        raise Unauthorized(
+            f"PRUNELOOP_TOKEN_FILE names {path}, which cannot be read ({error.strerror}).", code="no_token"
+        ) from error
+
+
 def connect(url: str | None = None, token: str | None = None, data_dir: Path | None = None) -> PruneloopClient:
     """Return a client of the server that is meant.
 
@@ -46,10 +61,12 @@ def connect(url: str | None = None, token: str | None = None, data_dir: Path | N
     named = data_dir is not None
     folder = data_dir or Path(config.data_dir or DEFAULT_DATA_DIR).expanduser()
     url = url or os.environ.get("PRUNELOOP_URL") or (None if named else config.url)
-    token = token or os.environ.get("PRUNELOOP_TOKEN") or (None if named else config.read_token())
+    token = token or token_of_environment() or (None if named else config.read_token())
+    named_ca = os.environ.get(CA_FILE_VARIABLE) or config.ca_file
+    ca_file = Path(named_ca).expanduser() if named_ca else None
     local = local_server(folder)
     if url is None and local is not None:
-        return PruneloopClient(local.url, token or local.token)
+        return PruneloopClient(local.url, token or local.token, ca_file=ca_file)
     if token is None and local is not None and url is not None and url.rstrip("/") == local.url.rstrip("/"):
         token = local.token
     if token is None:
@@ -64,4 +81,4 @@ def connect(url: str | None = None, token: str | None = None, data_dir: Path | N
             f"or name that file as `token_file` in {config_path()}.",
             code="no_token",
         )
-    return PruneloopClient(url or DEFAULT_URL, token)
+    return PruneloopClient(url or DEFAULT_URL, token, ca_file=ca_file)

@@ -20,6 +20,7 @@ from domain.errors import (
     Unavailable,
     WrongState,
 )
+from domain.trust import untrusted
 
 CLASS_OF_CODE: dict[str, type[PruneloopError]] = {"wrong_state": WrongState, "stale_attempt": StaleAttempt}
 CLASS_OF_STATUS: dict[int, type[PruneloopError]] = {
@@ -37,6 +38,7 @@ CLASS_OF_STATUS: dict[int, type[PruneloopError]] = {
     504: Unavailable,
 }
 UNREACHABLE = "server_unreachable"
+CA_FILE_VARIABLE = "PRUNELOOP_CA_FILE"
 
 
 def error_of(response: httpx.Response) -> PruneloopError:
@@ -53,8 +55,8 @@ def error_of(response: httpx.Response) -> PruneloopError:
 
 
 def unreachable(base_url: str, cause: Exception) -> Unavailable:
-    """Return the error for a server that does not answer at all."""
-    return Unavailable(
+    """Return the error for a server that does not answer at all, or whose certificate is not to be trusted."""
+    return untrusted(base_url, cause, CA_FILE_VARIABLE) or Unavailable(
         f"No answer from {base_url} ({cause}). Start it with `pruneloop up`, or set PRUNELOOP_URL to where it runs.",
         code=UNREACHABLE,
         metadata={"url": base_url},

@@ -10,9 +10,10 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from pydantic_core import from_json, to_json
-from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, inspect, select, text
 from sqlalchemy.engine import make_url
 
+from db.models import schema_floor
 from db.transactions import database_errors
 
 Migration = Callable[[Config], None]
@@ -89,8 +90,25 @@ def head_revision() -> str | None:
 
 
 def schema_is_current(engine: Engine) -> bool:
-    """Whether the schema is exactly the one this code was written for: neither older nor newer. Raises Unavailable."""
-    return current_revision(engine) == head_revision()
+    """Whether this code may work on the schema: it is this release's, or a newer one that says it suits this release still.
+
+    The latter while a release rolls out: the schema goes first, and processes of the old release go on until they are replaced.
+
+    Raises:
+        Unavailable: The database is away.
+    """
+    at, head = current_revision(engine), head_revision()
+    if at is None or head is None or at == head:
+        return at == head
+    return at > head and _floor(engine) <= head
+
+
+def _floor(engine: Engine) -> str:
+    """Return the oldest revision whose code works on the schema; beyond any where it does not say."""
+    with database_errors(), engine.connect() as connection:
+        if not inspect(connection).has_table(schema_floor.name):
+            return "~"
+        return connection.execute(select(schema_floor.c.revision)).scalar() or "~"
 
 
 def _migrate(url: str, move: Migration) -> None:

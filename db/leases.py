@@ -224,5 +224,5 @@ def stale(work: str, work_id: str, attempt: int) -> StaleAttempt:
     return StaleAttempt(
         f"Attempt {attempt} of {work} {work_id} is no longer the one that counts: its lease ended, or the work was cancelled. "
         "Drop it and claim anew.",
-        metadata={"id": work_id, "attempt": attempt},
+        metadata={"work": work, "id": work_id, "attempt": attempt},
     )

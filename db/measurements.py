@@ -29,7 +29,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from db import leases
 from db.audit import note
 from db.mapping import MEASUREMENT_COLUMNS, MEASUREMENT_OUTCOME, AnyRow, measurement_of, split_samples
-from db.models import device, measurement, measurement_sample, stale_outcome
+from db.models import device, measurement, measurement_sample, stale_outcome, trial
 from db.transactions import Transactions
 from domain.access import Principal
 from domain.device import DeviceState
@@ -112,6 +112,8 @@ class MeasurementTables(Transactions):
                 attempt=row.attempt,
                 lease_s=lease_s,
                 request=MeasurementRequest.model_validate(row.request),
+                job_id=row.job_id,
+                trial=_trial_number(connection, row),
             )
 
     def _claim_own(self, connection: Connection, device_id: str, lease_s: float) -> AnyRow | None:
@@ -149,7 +151,7 @@ class MeasurementTables(Transactions):
             update(measurement)
             .where(which)
             .values(**leases.new_lease(measurement, lease_s), device_id=device_id)
-            .returning(measurement.c.id, measurement.c.attempt, measurement.c.request)
+            .returning(*(measurement.c[name] for name in ("id", "job_id", "attempt", "request")))
         )
         return connection.execute(claim).one_or_none()
 
@@ -256,6 +258,12 @@ def settle_silent(
         return WorkState.PENDING
     failed = leases.used_up(locked, blame=Blame.DEVICE if table is measurement else Blame.SYSTEM)
     return leases.settle(connection, table, locked, failed, sha256="")
+
+
+def _trial_number(connection: Connection, row: AnyRow) -> int | None:
+    # By the job first: its trials are an index away, and a few hundred.
+    query = select(trial.c.number).where(trial.c.job_id == row.job_id, trial.c.measurement_id == row.id)
+    return connection.execute(query.order_by(trial.c.number).limit(1)).scalar_one_or_none()
 
 
 def _blamed(row: AnyRow, outcome: MeasurementOutcome) -> Mapping[str, Any]:

@@ -127,6 +127,7 @@ trial = Table(
     UniqueConstraint("job_id", "target", "study_number"),
     _one_of("state", TrialState),
     CheckConstraint("number >= 0 AND target >= 0 AND study_number >= 0", name="numbers"),
+    Index("ix_trial_open", "state", postgresql_where=text("state IN ('building', 'measuring')")),
 )
 
 
@@ -375,3 +376,27 @@ idempotency_key = Table(
     ),
     _created_at(),
 )
+
+
+def _tally_columns(*, is_key: bool) -> list[Column[object]]:
+    return [
+        Column("what", Text, primary_key=is_key, nullable=False),
+        Column("label", Text, primary_key=is_key, nullable=False),
+        Column("class", Integer, primary_key=is_key, nullable=False, server_default="0", comment="Of its duration."),
+        Column("number", BigInteger, nullable=False, server_default="1"),
+        Column("seconds", Double, nullable=False, server_default="0"),
+    ]
+
+
+# Notes that triggers leave when something ends, and what the reaper has added up of them: see ``db.metrics``.
+tally = Table(
+    "tally",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    *_tally_columns(is_key=False),
+)
+tally_sum = Table("tally_sum", metadata, *_tally_columns(is_key=True))
+
+# One row: the oldest revision whose code works on this schema. A migration that only adds leaves it; one that takes something
+# away raises it to the first revision whose code can do without. See docs/adr/0010.
+schema_floor = Table("schema_floor", metadata, Column("revision", Text, nullable=False))

@@ -9,9 +9,9 @@ from sqlalchemy import Connection, Table, and_, exists, func, or_, select, updat
 from db.health import is_recheck_due
 from db.leases import EXPIRY_GRACE_S, has_expired, has_used_up, in_seconds, is_claimable
 from db.measurements import settle_silent, suits
+from db.metrics import MetricTables
 from db.models import build, device, job, measurement
 from db.search import SEARCHED
-from db.transactions import Transactions
 from domain.device import DeviceState
 from domain.ports import WorkToWake
 from domain.work import WorkState
@@ -29,7 +29,7 @@ ANYTHING_OPEN = select(
 BATCH = 200  # rows put right in one transaction; the next pass takes the rest
 
 
-class ReaperTables(Transactions):
+class ReaperTables(MetricTables):
     """Putting right, and telling whom to wake. Any number of reapers may run: each row is settled under its lock."""
 
     def free_leases(self, owners: Sequence[str]) -> int:
@@ -55,6 +55,7 @@ class ReaperTables(Transactions):
         for table in (build, measurement):
             with self._transaction() as connection:
                 settled += _settle_expired(connection, table)
+        self.fold_tallies()
         with self._transaction(is_snapshot=True) as connection:
             return WorkToWake(
                 search=_count_searches(connection),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, insert
 from sqlalchemy import exc as sql
 
-from domain.errors import Invalid, Unavailable
+from db.models import tally
+from domain.errors import Invalid, StaleAttempt, Unavailable
 
 
 @contextmanager
@@ -50,8 +51,17 @@ class Transactions:
             Unavailable: ``database_unavailable``.
             Invalid: ``cannot_be_stored``.
         """
-        with database_errors(), self._engine.connect() as connection:
-            if is_snapshot:
-                connection = connection.execution_options(isolation_level="REPEATABLE READ")
-            with connection.begin():
-                yield connection
+        try:
+            with database_errors(), self._engine.connect() as connection:
+                if is_snapshot:
+                    connection = connection.execution_options(isolation_level="REPEATABLE READ")
+                with connection.begin():
+                    yield connection
+        except StaleAttempt as error:
+            self._count_fenced(str(error.metadata.get("work", "search")))
+            raise
+
+    def _count_fenced(self, lease: str) -> None:
+        """Note a write that was refused, which its own transaction has forgotten with all else; at best effort."""
+        with suppress(sql.SQLAlchemyError), self._engine.begin() as connection:
+            connection.execute(insert(tally).values(what="fenced", label=lease))

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from domain.device import Inventory
+from domain.errors import Conflict
 from domain.measurement import MeasurementOutcome, MeasurementRequest
+
+# What agents and servers say to one another, counted up when a side comes to need what the other did not say before. A side that
+# tells no number speaks 1. Each understands the other one number away, so that releases may be mixed while one rolls out.
+PROTOCOL = 2
+OLDEST_PROTOCOL = 1
+Protocol = Annotated[int, Field(ge=1, le=1_000_000, description="Of the wire; one that tells none speaks 1.")]
 
 
 class _Wire(BaseModel):
@@ -21,6 +29,7 @@ class JoinRequest(_Wire):
     name: str = Field(default="", max_length=200)
     labels: dict[str, str] = Field(default_factory=dict)
     inventory: Inventory
+    protocol: Protocol = 1
 
 
 class BrokerAddress(_Wire):
@@ -38,6 +47,7 @@ class JoinAnswer(_Wire):
     name: str
     device_token: str
     broker: BrokerAddress
+    protocol: Protocol = 1
 
 
 class Claim(_Wire):
@@ -47,6 +57,8 @@ class Claim(_Wire):
     attempt: int
     lease_s: float
     request: MeasurementRequest
+    job_id: str | None = Field(default=None, description="For the device's log and traces; as is `trial`.")
+    trial: int | None = Field(default=None, description="Number of the trial within the job; null: none is behind it.")
 
 
 class ClaimRequest(_Wire):
@@ -54,6 +66,7 @@ class ClaimRequest(_Wire):
 
     clock: datetime | None = None
     inventory: Inventory | None = None
+    protocol: Protocol = 1
 
 
 class ClaimAnswer(_Wire):
@@ -64,6 +77,7 @@ class ClaimAnswer(_Wire):
     check_health: bool = Field(
         default=False, description="The device or a runtime of it failed its check: measure the golden model again now."
     )
+    protocol: Protocol = 1
 
 
 class HeartbeatRequest(_Wire):
@@ -107,3 +121,29 @@ class JoinTokenAnswer(_Wire):
     expires_at: datetime
     command: str = Field(default="", description="The one line to run on the device: it installs, joins and measures.")
     note: str = Field(default="", description="Why the line may not do elsewhere, where that is known.")
+
+
+def check_protocol(theirs: int, who: str) -> None:
+    """Refuse a side that is more than one number away, before it misunderstands.
+
+    Args:
+        theirs: What the other side tells.
+        who: The other side: agent or server.
+
+    Raises:
+        Conflict: ``protocol_too_old`` or ``protocol_too_new``, with which side to update.
+    """
+    metadata = {"theirs": theirs, "ours": PROTOCOL}
+    if theirs < OLDEST_PROTOCOL:
+        raise Conflict(
+            f"This {who} speaks protocol {theirs}, and {OLDEST_PROTOCOL} is the oldest understood here; update the {who}.",
+            code="protocol_too_old",
+            metadata=metadata,
+        )
+    if theirs > PROTOCOL + 1:
+        other = "server" if who == "agent" else "agent"
+        raise Conflict(
+            f"This {who} speaks protocol {theirs}, and {PROTOCOL + 1} is the newest understood here; update the {other} first.",
+            code="protocol_too_new",
+            metadata=metadata,
+        )

@@ -28,6 +28,7 @@ from domain.health import HealthAnswer, HealthCheck, HealthRecord
 from domain.job import DeviceSelector, EndedBy, Job, JobSpec, JobState, JobVerb, Stage
 from domain.measurement import Measurement, MeasurementOutcome, MeasurementRequest
 from domain.messages import BrokerAddress, Claim, HeartbeatAction
+from domain.metrics import ProductNumbers
 from domain.overview import JobTally
 from domain.plan import Pace, QueuePlace
 from domain.trial import Trial, TrialState, TrialValues
@@ -277,6 +278,10 @@ class JobStore(Clock, Protocol):
 
     def wait_for_change(self, job_id: str, timeout_s: float) -> bool:
         """Block until something of the job changed or time is up; True if it changed."""
+        ...
+
+    def numbers(self) -> ProductNumbers:
+        """Return what waits, what was done and what went wrong, in numbers that survive restarts."""
         ...
 
     # --- search, fenced by the lease --------------------------------------------------------------------------------

@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from domain.build import Build, BuildOutcome
 from domain.errors import PruneloopError, StaleAttempt, Unavailable
+from domain.logs import current_ids, log_context
 from domain.messages import HeartbeatAction
+from domain.outcome import Failed
 from domain.ports import BuildAbandoned, Builder, Hold, JobStore, Launcher
 from domain.work import HEARTBEAT_S, LEASE_S
+from workers.tracing import fail, job_span
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +45,13 @@ class BuildWork:
                 build = self.store.claim_build(self.owner, lease_s=self.lease_s)
                 if build is None:
                     break
-                self._work_on(build)
+                ids: dict[str, str | int] = {"build_id": build.id, "attempt": build.attempt}
+                with (
+                    log_context(job_id=build.job_id, build_key=build.key, **ids),
+                    job_span("build", build.job_id, kind=build.request.kind, **ids) as span,
+                ):
+                    log.info("building")
+                    self._work_on(build, span)
             except Unavailable as error:  # the tables are away: the reaper wakes us when they are back
                 log.warning("build: %s", error)
                 break
@@ -49,12 +59,17 @@ class BuildWork:
             done += 1
         return done
 
-    def _work_on(self, build: Build) -> None:
+    def _work_on(self, build: Build, span: Any) -> None:
         pulse = _Pulse(self, build)
         pulse.start()
         try:
             outcome = self.builder.build(build.request, progress=pulse.progress, hold=self.hold)
             self._tell(build, outcome)
+            if isinstance(outcome, Failed):
+                log.warning("failed in %s: %s", outcome.stage, outcome.reason)
+                fail(span, f"{outcome.stage}: {outcome.reason}")
+            else:
+                log.info("built")
         except BuildAbandoned:
             pulse.stop()
             if not pulse.is_lost:
@@ -97,7 +112,7 @@ class _Pulse:
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> None:
-        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(current_ids(),), name="heartbeat", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -108,6 +123,10 @@ class _Pulse:
         self._latest = {"stage": stage, "fraction": round(fraction, 3)}
         if self.is_lost or self.is_cancelled or self.work.is_draining():
             raise BuildAbandoned
+
+    def _run(self, ids: Mapping[str, str | int]) -> None:
+        with log_context(**ids):
+            self._beat()
 
     def _beat(self) -> None:
         while not self._stop.wait(self.work.heartbeat_s):

@@ -24,6 +24,7 @@ import httpx
 
 from db.engine import upgrade
 from domain.errors import Conflict, Unavailable
+from domain.logs import LogFormat, configure_logging
 from workers.drain import PARENT_VARIABLE, die_with_parent
 from workers.servers.folders import ServerFolders, prepare_folders
 from workers.servers.postgres import find_postgres, start_postgres, stop_postgres
@@ -270,8 +271,7 @@ def only_one(folders: ServerFolders) -> Iterator[None]:
 def up(data_dir: Path, host: str = "127.0.0.1", port: int = 8420, with_agent: bool = True) -> int:
     """Start everything on a data folder and stay in the foreground until Ctrl-C or SIGTERM; return the exit code."""
     die_with_parent()
-    logging.basicConfig(level="INFO", stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", force=True)
-    logging.getLogger("httpx").setLevel("WARNING")
+    configure_logging("INFO", LogFormat(os.environ.get("PRUNELOOP_LOG_FORMAT", LogFormat.TEXT)), "supervisor")
     logging.getLogger("alembic").setLevel("WARNING")
     folders = prepare_folders(data_dir)
     system = Embedded(folders, host, port or free_port(host), with_agent)

@@ -18,8 +18,10 @@ from kombu.exceptions import OperationalError
 import bootstrap
 from domain.errors import PruneloopError
 from settings import BuildSettings, CoreSettings, ReaperSettings, SearchSettings
+from workers.agent.pulse import add_pulse
 from workers.celery import make_app
 from workers.drain import arm_drain_file, die_with_parent, touch_on_shutdown
+from workers.tracing import configure_tracing
 
 if TYPE_CHECKING:
     from workers.build import BuildWork
@@ -40,7 +42,7 @@ def run_worker(role: str) -> int:
     if role == "reaper":
         return _run_reaper()
     settings = SearchSettings() if role == "search" else BuildSettings()
-    bootstrap.configure_logging(settings.log_level)
+    bootstrap.configure_logging(settings, role)
     bootstrap.connect(settings).close()  # refuse at once, in words, what would fail in a child later
     # Before the fork: a child that dies is replaced without seconds of importing. Importing torch does not start CUDA.
     import_module("search.loop" if role == "search" else "pruning.builder")
@@ -55,17 +57,23 @@ def run_worker(role: str) -> int:
         _wake_own_queue(role)
 
     signals.worker_process_init.connect(warm_up)
+    signals.setup_logging.connect(keep_logging)
     try:
         app = search_app() if role == "search" else build_app()
+        add_pulse(app, settings.health_file)
         app.worker_main(
             [
-                "worker", "--pool", "prefork", "--concurrency", "1", "--queues", role, "--hostname",
+                "--quiet", "worker", "--pool", "prefork", "--concurrency", "1", "--queues", role, "--hostname",
                 f"{role}@%h-{os.getpid()}", "--without-gossip", "--without-mingle", "--loglevel", settings.log_level,
             ]
         )  # fmt: skip
     finally:
         shutil.rmtree(drain.parent, ignore_errors=True)
     return 0
+
+
+def keep_logging(**_: object) -> None:
+    """Receives Celery's ``setup_logging``, and so keeps it from setting up its own."""
 
 
 def search_app() -> Celery:
@@ -100,10 +108,12 @@ def build_wake() -> None:
 
 def _child_work(role: str) -> SearchWork | BuildWork:
     if role not in _work:
-        if role == "search":
-            _work[role] = bootstrap.make_search_work(SearchSettings())
+        settings = SearchSettings() if role == "search" else BuildSettings()
+        configure_tracing(role, settings.otlp_endpoint)  # in the child: its thread that sends would not outlive a fork
+        if isinstance(settings, SearchSettings):
+            _work[role] = bootstrap.make_search_work(settings)
         else:
-            _work[role] = bootstrap.make_build_work(BuildSettings())
+            _work[role] = bootstrap.make_build_work(settings)
     return _work[role]
 
 
@@ -122,13 +132,14 @@ def _run_reaper() -> int:
     from workers.webhooks import TIMEOUT_S, Hook, Webhooks
 
     settings = ReaperSettings()
-    bootstrap.configure_logging(settings.log_level)
+    bootstrap.configure_logging(settings, "reaper")
     server = bootstrap.connect(settings, "reaper")
     stop = threading.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stop.set())
     older_than_s = settings.retention_days * DAY_S
     reaper = Reaper(server.store, server.launcher, settings.interval_s, settings.audit_days, settings.names_dir)
+    reaper.health_file = settings.health_file
     if older_than_s:
         reaper.collect = partial(collect, server.store, server.artifacts, older_than_s=older_than_s)
     hooks = {

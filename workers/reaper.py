@@ -13,6 +13,7 @@ from pathlib import Path
 from domain.errors import PruneloopError
 from domain.health import RECHECK_S
 from domain.ports import JobStore
+from workers.agent.pulse import touch
 from workers.dispatch import CeleryLauncher
 from workers.names import dead_names
 
@@ -61,6 +62,7 @@ class Reaper:
     audit_days: int = 0
     names_dir: Path | None = None
     collect: Callable[[], object] | None = None  # what is old, where the operator asked for it
+    health_file: Path | None = None  # touched after every pass that went well
     _dead: set[str] = field(default_factory=set)
     # A check takes its seconds, and one that cannot be told stays due: the device is not to measure nothing else meanwhile.
     rechecks: Backoff = field(default_factory=lambda: Backoff(FIRST_RECHECK_S, RECHECK_S))
@@ -73,6 +75,8 @@ class Reaper:
                     self.launcher.readmit_devices(self.store.broker_users())
                     users_at = time.monotonic()
                 self.sweep()
+                if self.health_file is not None:
+                    touch(self.health_file)
                 if time.monotonic() - forgot_at >= FORGET_EVERY_S:
                     self.store.forget_old(audit_days=self.audit_days)
                     forgot_at = time.monotonic()

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 from domain.errors import PruneloopError, StaleAttempt, Unavailable
 from domain.job import EndedBy, JobState
+from domain.logs import log_context
 from domain.ports import JobStore, SearchLease
 from domain.work import HEARTBEAT_S, LEASE_S
 from search.loop import SearchLoop
+from workers.tracing import job_span
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +43,8 @@ class SearchWork:
                 lease = self.store.lease_search(self.owner, lease_s=LEASE_S)
                 if lease is None:
                     break
-                self._run_slice(lease)
+                with log_context(job_id=lease.job_id), job_span("search", lease.job_id, attempt=lease.attempt):
+                    self._run_slice(lease)
             except Unavailable as error:  # the tables are away: the reaper wakes us when they are back
                 log.warning("search: %s", error)
                 break

@@ -17,7 +17,7 @@ from api.schemas.lists import Listing
 from domain.device import Device, DeviceState
 from domain.errors import Unavailable
 from domain.health import HealthAnswer, HealthCheck, HealthRecord
-from domain.messages import JoinAnswer, JoinRequest
+from domain.messages import PROTOCOL, JoinAnswer, JoinRequest, check_protocol
 from domain.ports import Registration
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ Note = Annotated[DeviceNote, Depends(body_of(DeviceNote, is_optional=True))]
     openapi_extra=request_body(JoinRequest),
 )
 def join_device(deps: Deps, request: Request, join_token: JoinToken, joining: Joining) -> JoinAnswer:
+    check_protocol(joining.protocol, "agent")
     # Asked first: a broker that is away must not cost the token its use.
     if deps.broker_is_reachable is not None and not deps.broker_is_reachable():
         raise Unavailable("The broker is away, so no device can be woken; try again when /readyz says ready.")
@@ -55,7 +56,9 @@ def join_device(deps: Deps, request: Request, join_token: JoinToken, joining: Jo
         deps.store.set_device_state(device.id, DeviceState.REMOVED, note="the broker went away while it joined")
         raise
     log.info("device %s (%s) joined", device.id, device.name)
-    return JoinAnswer(device_id=device.id, name=device.name, device_token=registration.device_token, broker=broker)
+    return JoinAnswer(
+        device_id=device.id, name=device.name, device_token=registration.device_token, broker=broker, protocol=PROTOCOL
+    )
 
 
 @router.get(

@@ -7,7 +7,7 @@ from fastapi.responses import PlainTextResponse
 
 from api.auth import ReadPrincipal
 from api.deps import ApiDependencies, Deps
-from api.metrics import render_metrics
+from api.metrics import CONTENT_TYPE, render_metrics
 from api.schemas.health import Health, Readiness
 from domain.errors import PruneloopError, Unavailable
 
@@ -42,7 +42,7 @@ def readiness(deps: Deps) -> Readiness:
     description="Wants a token with the scope read: give Prometheus one by `authorization.credentials_file`.",
 )
 def metrics(deps: Deps, _: ReadPrincipal) -> PlainTextResponse:
-    return PlainTextResponse(render_metrics(deps.store), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return PlainTextResponse(render_metrics(deps.store.numbers()), media_type=CONTENT_TYPE)
 
 
 def _database(deps: ApiDependencies) -> str:

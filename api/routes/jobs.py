@@ -21,6 +21,7 @@ from api.names import DeviceNames
 from api.progress import view_of
 from api.schemas.jobs import JobArtifact, JobChanges, JobView
 from api.schemas.lists import Listing
+from api.tracing import tell_job
 from domain.access import Principal
 from domain.errors import FieldProblem, Invalid
 from domain.front import Front
@@ -232,7 +233,9 @@ async def stream_events(
 def _submit(deps: Deps, principal: Principal, spec: JobSpec, response: Response, key: str | None) -> Job:
     job, is_new = deps.service.create_job(spec, idempotency_key=key, by=principal)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
-    if not is_new:
+    if is_new:
+        tell_job(job)
+    else:
         response.headers["Idempotency-Replayed"] = "true"
     return job
 

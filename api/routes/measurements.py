@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated
 
 from fastapi import APIRouter, Depends
@@ -12,19 +13,26 @@ from api.deps import Deps
 from api.http import DevicePathId, MeasurementId
 from api.plausible import check_outcome
 from api.schemas.devices import ReleaseRequest
+from api.tracing import tell_measurement
 from domain.device import DeviceState
+from domain.errors import StaleAttempt
+from domain.logs import log_context
 from domain.measurement import Measurement
 from domain.messages import (
+    PROTOCOL,
     ClaimAnswer,
     ClaimRequest,
     HeartbeatAction,
     HeartbeatAnswer,
     HeartbeatRequest,
     OutcomeMessage,
+    check_protocol,
 )
 from domain.work import LEASE_S
 
 MAX_OUTCOME_BYTES = 8 * 1024 * 1024  # raw samples of up to a few dozen candidates
+
+log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1", tags=["measurements"])
 
@@ -42,17 +50,21 @@ Released = Annotated[ReleaseRequest, Depends(body_of(ReleaseRequest))]
     openapi_extra=request_body(ClaimRequest, is_optional=True),
 )
 def claim_measurement(deps: Deps, own_id: OwnDeviceId, device_id: DevicePathId, body: Claiming) -> ClaimAnswer:
+    check_protocol(body.protocol, "agent")
     device = deps.store.touch_device(own_id, clock=body.clock, inventory=body.inventory)
     if device.state is not DeviceState.ACTIVE:
         return ClaimAnswer(
             reason=f"this device is {device.state.value}: {device.note or 'ask the operator to resume it'}",
             check_health=deps.store.is_health_check_due(own_id),
+            protocol=PROTOCOL,
         )
     claim = deps.store.claim_measurement(own_id, lease_s=LEASE_S)
     if claim is not None:
-        return ClaimAnswer(claim=claim)
+        with log_context(job_id=claim.job_id, trial=claim.trial, measurement_id=claim.measurement_id):
+            log.info("claimed, attempt %s", claim.attempt)
+        return ClaimAnswer(claim=claim, protocol=PROTOCOL)
     is_due = bool(device.lost_runtimes) and deps.store.is_health_check_due(own_id)
-    return ClaimAnswer(reason="nothing waits for this device", check_health=is_due)
+    return ClaimAnswer(reason="nothing waits for this device", check_health=is_due, protocol=PROTOCOL)
 
 
 @router.post(
@@ -94,8 +106,16 @@ def get_measurement(deps: Deps, measurement_id: MeasurementId) -> Measurement:
     openapi_extra=request_body(OutcomeMessage),
 )
 def put_outcome(deps: Deps, device_id: DeviceId, measurement_id: MeasurementId, body: Told) -> None:
-    check_outcome(deps.store.measurement(measurement_id).request, body.outcome)
-    deps.store.finish_measurement(measurement_id, device_id, body.attempt, body.outcome)
+    measurement = deps.store.measurement(measurement_id)
+    check_outcome(measurement.request, body.outcome)
+    with log_context(job_id=measurement.job_id, device_id=device_id):
+        try:
+            deps.store.finish_measurement(measurement_id, device_id, body.attempt, body.outcome)
+        except StaleAttempt:
+            log.warning("a late outcome of attempt %s is fenced off", body.attempt)
+            raise
+        log.info("outcome of attempt %s: %s", body.attempt, body.outcome.status)
+        tell_measurement(measurement, device_id, body.attempt, body.outcome)
     deps.launcher.wake_search()
 
 

@@ -42,6 +42,9 @@ def add(
     label: Annotated[list[str] | None, typer.Option("--label", help="key=value, of every device that joins.")] = None,
     uses: Annotated[int, typer.Option("--uses", min=1, help="Devices that may join with the line.")] = 1,
     expires_in_s: Annotated[int, typer.Option("--expires-in-s", min=1, help="The line is good for so long.")] = 3600,
+    token_only: Annotated[
+        bool, typer.Option("--token-only", help="Print the join token alone, for PRUNELOOP_AGENT_JOIN_TOKEN_FILE.")
+    ] = False,
     as_json: Json = False,
     url: Url = None,
     token: Token = None,
@@ -52,6 +55,9 @@ def add(
         made = client.create_join_token(expires_in_s=expires_in_s, uses=uses, labels=labels_of(label))
     if as_json:
         write_json(made.model_dump(mode="json"))
+        return
+    if token_only:
+        sys.stdout.write(f"{made.token}\n")
         return
     if made.note:
         sys.stderr.write(f"note: {made.note}\n")

@@ -57,11 +57,15 @@ def up(
 def serve(
     host: Annotated[str | None, typer.Option("--host", help="Default: PRUNELOOP_HOST.")] = None,
     port: Annotated[int | None, typer.Option("--port", min=0, max=65535, help="Default: PRUNELOOP_PORT.")] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option("--tls-cert", help="PEM file of the server's certificate and its chain.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="PEM file of the certificate's key.")] = None,
 ) -> None:
     """Run the API alone; PRUNELOOP_DATABASE_URL and the like say what it stands on."""
     from api.main import serve as run
 
-    raise typer.Exit(run(host, port))
+    raise typer.Exit(run(host, port, tls_cert, tls_key))
 
 
 def worker(role: Annotated[Role, typer.Argument(help="Which part to run.")]) -> None:

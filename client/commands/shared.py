@@ -19,6 +19,7 @@ from client.errors import UNREACHABLE
 from client.render import make_console
 from domain.device import Device
 from domain.errors import Conflict, Forbidden, Invalid, NotFound, PruneloopError, Unauthorized
+from domain.trust import UNTRUSTED
 
 __all__ = [
     "DataDir",
@@ -56,7 +57,7 @@ EXIT_CODES = {
 COMPLETED_JOBS = 30
 LATEST = "latest"
 
-NO_SERVER_CODES = frozenset({UNREACHABLE, "no_server"})
+NO_SERVER_CODES = frozenset({UNREACHABLE, UNTRUSTED, "no_server"})
 
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to standard output instead of tables.")]
 Url = Annotated[str | None, typer.Option("--url", help="The server; default: PRUNELOOP_URL, else the local one.")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,12 +10,12 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from domain.errors import PruneloopError
-from domain.messages import JoinRequest
+from domain.errors import PruneloopError, Unavailable
+from domain.messages import PROTOCOL, JoinRequest, check_protocol
 from workers.agent.api import AgentApi
 from workers.agent.assembly import make_inventory
 from workers.agent.doctor import Diagnosis, diagnose
-from workers.agent.settings import AgentSettings, Identity
+from workers.agent.settings import IDENTITY_FILE, AgentSettings, Identity
 
 
 def join(
@@ -41,9 +40,12 @@ def join(
     """
     settings = _settings(state_dir)
     inventory = make_inventory(settings)
-    request = JoinRequest(name=name or inventory.hostname, labels=dict(labels or {}), inventory=inventory)
+    request = JoinRequest(
+        name=name or inventory.hostname, labels=dict(labels or {}), inventory=inventory, protocol=PROTOCOL
+    )
     with AgentApi(server, token, ca_file=settings.ca_file) as api:
         answer = api.join(request)
+    check_protocol(answer.protocol, "server")
     identity = Identity(
         server_url=server.rstrip("/"),
         device_id=answer.device_id,
@@ -62,10 +64,11 @@ def run(state_dir: Path | None = None) -> int:
     command line, say) is replaced by ``python -m workers.agent``.
 
     Raises:
-        NotFound: ``not_joined``.
+        NotFound: ``not_joined``, where PRUNELOOP_AGENT_JOIN_TOKEN_FILE does not say how to join either.
     """
     settings = _settings(state_dir)
-    Identity.load(settings.state_dir)  # refuse at once, in words
+    _join_at_start(settings)
+    identity = Identity.load(settings.state_dir)  # refuse at once, in words
     if getattr(sys.modules["__main__"].__spec__, "name", None) != "workers.agent.__main__":
         home = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH", ""))))
@@ -73,9 +76,30 @@ def run(state_dir: Path | None = None) -> int:
         os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": path})
     from workers.agent.tasks import run_worker  # Celery, for this command only
 
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    return run_worker(settings)
+    return run_worker(settings, identity)
+
+
+def _join_at_start(settings: AgentSettings) -> None:
+    """Become a device where this machine is none yet and its settings say how: nobody is there to type the command.
+
+    Raises:
+        Unavailable: ``no_join_token``; the server does not answer.
+        Unauthorized: ``bad_join_token``.
+    """
+    if settings.join_token_file is None or (settings.state_dir / IDENTITY_FILE).exists():
+        return
+    if settings.server_url is None:
+        raise Unavailable("PRUNELOOP_AGENT_JOIN_TOKEN_FILE wants PRUNELOOP_AGENT_SERVER_URL too.", code="no_server")
+    try:
+        token = settings.join_token_file.read_text().strip()
+    except OSError as error:
+        raise Unavailable(
+            f"The join token cannot be read from {settings.join_token_file} ({error.strerror}); "
+            "make one with `pruneloop devices add --token-only`.",
+            code="no_join_token",
+        ) from error
+    identity = join(settings.server_url, token, settings.name, settings.labels, settings.state_dir)
+    sys.stderr.write(f"joined {identity.server_url} as {identity.name} ({identity.device_id})\n")
 
 
 def doctor(state_dir: Path | None = None) -> Diagnosis:

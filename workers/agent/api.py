@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,6 +34,7 @@ from domain.messages import (
     JoinRequest,
     OutcomeMessage,
 )
+from domain.trust import UNTRUSTED, untrusted, verify_for
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
@@ -72,7 +72,7 @@ class AgentApi:
             base_url=server_url.rstrip("/"),
             headers={"Authorization": f"Bearer {token}"},
             timeout=TIMEOUT,
-            verify=ssl.create_default_context(cafile=str(ca_file)) if ca_file else True,
+            verify=verify_for(server_url, ca_file),
             transport=transport,
         )
         self._sleep = sleep
@@ -170,6 +170,8 @@ class AgentApi:
                 )
             except httpx.TransportError as error:
                 problem: PruneloopError = _away(self._client.base_url, error)
+                if problem.code == UNTRUSTED:
+                    break
                 continue
             if not response.is_error:
                 return response
@@ -180,7 +182,7 @@ class AgentApi:
 
 
 def _away(url: httpx.URL, error: httpx.TransportError) -> Unavailable:
-    return Unavailable(
+    return untrusted(str(url), error, "PRUNELOOP_AGENT_CA_FILE") or Unavailable(
         f"{url} does not answer ({type(error).__name__}: {error}); check that the server is up and reachable from here.",
         code="server_unavailable",
     )

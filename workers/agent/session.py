@@ -22,8 +22,17 @@ from pydantic import JsonValue
 from domain.artifact import ArtifactRef
 from domain.errors import Conflict, Forbidden, Invalid, NotFound, PruneloopError, Unauthorized, Unavailable
 from domain.health import HealthTrigger
+from domain.logs import current_ids, log_context
 from domain.measurement import Measured, MeasurementOutcome
-from domain.messages import Claim, ClaimRequest, HeartbeatAction, HeartbeatRequest, OutcomeMessage
+from domain.messages import (
+    PROTOCOL,
+    Claim,
+    ClaimRequest,
+    HeartbeatAction,
+    HeartbeatRequest,
+    OutcomeMessage,
+    check_protocol,
+)
 from domain.outcome import Blame, Failed
 from domain.ports import Runner
 from domain.work import HEARTBEAT_S
@@ -64,7 +73,7 @@ class Heartbeats:
         self._interval_s = min(interval_s, claim.lease_s / 3)
         self._is_over = threading.Event()
         self._is_cancelled = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="heartbeats", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="heartbeats", daemon=True)
 
     def is_cancelled(self) -> bool:
         return self._is_cancelled.is_set()
@@ -73,6 +82,7 @@ class Heartbeats:
         self.stage = stage
 
     def __enter__(self) -> Heartbeats:
+        self._ids = current_ids()
         self._thread.start()
         return self
 
@@ -81,6 +91,10 @@ class Heartbeats:
     ) -> None:
         self._is_over.set()
         self._thread.join()
+
+    def _run(self) -> None:
+        with log_context(**self._ids):
+            self._beat()
 
     def _beat(self) -> None:
         while not self._is_over.wait(self._interval_s):
@@ -162,7 +176,8 @@ class AgentSession:
                     self._check_health(self._health)
                     if self._is_draining():
                         break
-                answer = self._api.claim(self._device_id, ClaimRequest(clock=datetime.now(UTC)))
+                answer = self._api.claim(self._device_id, ClaimRequest(clock=datetime.now(UTC), protocol=PROTOCOL))
+                check_protocol(answer.protocol, "server")
             except PruneloopError as error:
                 log.warning("no work claimed: %s", error)
                 break
@@ -200,7 +215,12 @@ class AgentSession:
         return self._drain_file is not None and self._drain_file.exists()
 
     def _carry(self, claim: Claim) -> tuple[MeasurementOutcome, bool]:
-        log.info("measurement %s, attempt %s", claim.measurement_id, claim.attempt)
+        ids = {"job_id": claim.job_id, "trial": claim.trial, "measurement_id": claim.measurement_id}
+        with log_context(**ids, attempt=claim.attempt):
+            log.info("measuring")
+            return self._carry_logged(claim)
+
+    def _carry_logged(self, claim: Claim) -> tuple[MeasurementOutcome, bool]:
         with Heartbeats(
             self._api, self._device_id, claim, conditions=self._conditions, interval_s=self._heartbeat_s
         ) as beats:

@@ -8,10 +8,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from domain.errors import NotFound, Unavailable
+from domain.logs import LogFormat
 from domain.messages import BrokerAddress
 
 IDENTITY_FILE = "agent.json"
@@ -32,6 +33,12 @@ class AgentSettings(BaseSettings):
         default_factory=default_state_dir, description="Identity, cached artifacts, outcomes that wait for the server."
     )
     server_url: str | None = Field(default=None, description="Where the API is now; default: where it was joined.")
+    join_token_file: Path | None = Field(
+        default=None,
+        description="`run` joins with the token in it, where this device has not joined yet: for containers and services.",
+    )
+    name: str = Field(default="", max_length=200, description="Shown to people where `run` joins; default: the host's.")
+    labels: dict[str, str] = Field(default_factory=dict, description="JSON object, of a device that `run` joins.")
     ca_file: Path | None = Field(default=None, description="Certificates to trust, where the system's do not do.")
     cache_max_bytes: int = Field(
         default=2 * 1024**3, gt=0, description="Artifacts kept by digest, least used go first."
@@ -65,6 +72,15 @@ class AgentSettings(BaseSettings):
     )
     record_file: Path | None = Field(default=None, description="Append every outcome to this recording, as JSON lines.")
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
+    log_format: LogFormat = Field(
+        default=LogFormat.TEXT,
+        validation_alias=AliasChoices("PRUNELOOP_AGENT_LOG_FORMAT", "PRUNELOOP_LOG_FORMAT"),
+        description="json: an object a line, for a log store.",
+    )
+    health_file: Path | None = Field(
+        default=None,
+        description="Touched every few seconds while the agent hears the broker: the age tells its health.",
+    )
     root: Path = Field(default=Path("/"), description="What /proc and /sys hang under.")
     drain_file: Path | None = Field(
         default=None,

@@ -19,9 +19,11 @@ from celery import Celery, current_app, shared_task, signals
 from celery.worker import state
 from kombu.exceptions import OperationalError
 
+from domain.logs import configure_logging
 from domain.messages import BrokerAddress
 from workers.agent.assembly import make_presence, make_session
 from workers.agent.lifeline import leave_with_supervisor
+from workers.agent.pulse import add_pulse
 from workers.agent.session import AgentSession
 from workers.agent.settings import STATE_DIR_VARIABLE, AgentSettings, Identity
 
@@ -101,24 +103,21 @@ def begin_child(**_: object) -> None:
     publish_wake(current_app)
 
 
-def run_worker(settings: AgentSettings) -> int:
-    """Be the worker until asked to leave; return the exit code.
-
-    Raises:
-        NotFound: ``not_joined``.
-    """
+def run_worker(settings: AgentSettings, identity: Identity) -> int:
+    """Be the worker of a device until asked to leave; return the exit code."""
     leave_with_supervisor()
-    identity = Identity.load(settings.state_dir)
+    _configure_logging(settings, identity)
     os.environ[STATE_DIR_VARIABLE] = str(settings.state_dir)  # for the spawned child
     drain_file = _arm_drain_file(settings)
     presence = make_presence(settings, identity)
     app = make_app(identity.broker, task_time_limit_s=settings.task_time_limit_s)
+    add_pulse(app, settings.health_file)
     handlers = _connect(app, drain_file)
     presence.start()
     try:
         app.worker_main(
             [
-                "worker", "--pool", "prefork", "--concurrency", "1", "--queues", identity.broker.queue,
+                "--quiet", "worker", "--pool", "prefork", "--concurrency", "1", "--queues", identity.broker.queue,
                 "--hostname", f"agent@{identity.device_id}", "--without-gossip", "--without-mingle",
                 "--without-heartbeat", "--loglevel", settings.log_level,
             ]
@@ -147,8 +146,12 @@ def _connect(app: Celery, drain_file: Path) -> list[Callable[..., None]]:
         if not state.reserved_requests:
             _leave_now()
 
+    def keep_logging(**_: object) -> None:
+        """Receives Celery's ``setup_logging``, and so keeps it from setting up its own."""
+
     signals.worker_shutting_down.connect(on_shutting_down)
-    return [on_shutting_down]
+    signals.setup_logging.connect(keep_logging)
+    return [on_shutting_down, keep_logging]
 
 
 def _leave_now() -> NoReturn:
@@ -168,6 +171,10 @@ def _leave_now() -> NoReturn:
 def _session() -> AgentSession:
     """Return the session of this child process: its connections and its spare child live from wake to wake."""
     settings = AgentSettings()
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    return make_session(settings, Identity.load(settings.state_dir))
+    identity = Identity.load(settings.state_dir)
+    _configure_logging(settings, identity)
+    return make_session(settings, identity)
+
+
+def _configure_logging(settings: AgentSettings, identity: Identity) -> None:
+    configure_logging(settings.log_level, settings.log_format, "agent", always={"device_id": identity.device_id})

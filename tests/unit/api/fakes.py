@@ -19,6 +19,7 @@ from domain.health import HealthAnswer, HealthCheck, HealthRecord, HealthVerdict
 from domain.job import Job, JobSpec, JobState, JobVerb, state_after
 from domain.measurement import Measurement, MeasurementOutcome
 from domain.messages import BrokerAddress, Claim, HeartbeatAction
+from domain.metrics import DURATION_BOUNDS_S, DeviceNumbers, Durations, ProductNumbers, Queue
 from domain.overview import JobTally
 from domain.plan import JobPlan, Pace, QueuePlace
 from domain.ports import Event, JobSnapshot, JobStore, Page, Registration
@@ -211,6 +212,24 @@ class FakeStore:
 
     def devices(self, *, page_size: int = 100, page_token: str = "") -> Page[Device]:
         return Page(tuple(self.devices_by_id.values()))
+
+    def numbers(self) -> ProductNumbers:
+        devices = tuple(
+            DeviceNumbers(one.id, one.name, one.state, one.is_online, Queue(one.queue_depth, 0.0), 0, 12.5, 1.0, 3, 4.5)
+            for one in self.devices_by_id.values()
+        )
+        counts = (0, 2, 1, *(0 for _ in DURATION_BOUNDS_S[2:]))
+        return ProductNumbers(
+            jobs={("RUNNING", "search"): 2},
+            open_trials={"building": 1},
+            queues={"search": Queue(), "build": Queue(3, 12.0), "measurement": Queue(1, 2.5)},
+            devices=devices,
+            ended={("job", "SUCCEEDED"): 4, ("measurement", "done"): 3, ("health", "good"): 2},
+            asked=9,
+            expired={"build": 1},
+            fenced={"measurement": 2},
+            durations={"measurement": Durations(counts, 3.25)},
+        )
 
     def set_device_state(
         self, device_id: str, state: DeviceState, *, note: str | None = None, by: Principal = SYSTEM

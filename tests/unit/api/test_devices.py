@@ -84,14 +84,14 @@ def test_a_removed_device_loses_its_broker_user(world: World) -> None:
 
 def test_nothing_to_do_says_so(world: World) -> None:
     answer = world.ask("POST", "/v1/devices/dev1/claim", token=DEVICE_TOKEN).json()
-    assert answer == {"claim": None, "reason": "nothing waits for this device", "check_health": False}
+    assert answer == {"claim": None, "reason": "nothing waits for this device", "check_health": False, "protocol": 2}
 
 
 def test_a_paused_device_gets_nothing_and_hears_why(world: World) -> None:
     world.store.measurements_by_id["m1"] = measurement("m1")
     world.ask("POST", "/v1/devices/dev1/pause", json={"note": "new fan"})
     answer = world.ask("POST", "/v1/devices/dev1/claim", token=DEVICE_TOKEN).json()
-    assert answer == {"claim": None, "reason": "this device is paused: new fan", "check_health": False}
+    assert answer == {"claim": None, "reason": "this device is paused: new fan", "check_health": False, "protocol": 2}
 
 
 def test_a_claim_carries_the_attempt_that_fences_every_write(world: World) -> None:
