@@ -108,11 +108,27 @@ class _App(FastAPI):
             components = schema.setdefault("components", {}).setdefault("schemas", {})
             for name, body in bodies.get("$defs", {}).items():
                 components.setdefault(name, body)
+            _bound_integers(components)
             for path in schema["paths"].values():
                 for operation in path.values():
                     _use_problem_type(operation)
             self.openapi_schema = schema
         return self.openapi_schema
+
+
+def _bound_integers(schema: Any) -> None:
+    """Say of every whole number that has no bounds of its own that it fits in 64 bits: ``api.body`` refuses others."""
+    if isinstance(schema, list):
+        for item in schema:
+            _bound_integers(item)
+    elif isinstance(schema, dict):
+        if schema.get("type") == "integer":
+            if not {"maximum", "exclusiveMaximum"} & schema.keys():
+                schema["maximum"] = 2**63 - 1
+            if not {"minimum", "exclusiveMinimum"} & schema.keys():
+                schema["minimum"] = 1 - 2**63
+        for item in schema.values():
+            _bound_integers(item)
 
 
 def _use_problem_type(operation: dict[str, Any]) -> None:
