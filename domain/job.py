@@ -291,8 +291,20 @@ class FinalSpec(_Strict):
     epochs: float = Field(default=3.0, ge=0, le=1000, description="Of their long recovery.")
 
 
+EXAMPLE: dict[str, JsonValue] = {
+    "name": "resnet on the shelf",
+    "model": {"name": "resnet20"},
+    "data": {"name": "mnist-5k"},
+    "targets": [{"device": {"labels": {"class": "edge"}}, "runtime": "onnxruntime", "speedup": 2.0}],
+    "objective": {"max_drop": 0.01},
+    "budget": {"trials": 40, "wall_s": 900},
+}
+
+
 class JobSpec(_Strict):
     """What a user submits. Only ``model``, ``data`` and one target are required."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
 
     name: str = Field(default="", max_length=200, description="For people.")
     labels: dict[LabelKey, LabelValue] = Field(

@@ -111,6 +111,8 @@ class OutcomeMessage(_Wire):
 
 
 class JoinTokenRequest(_Wire):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"uses": 4, "labels": {"class": "edge"}}]})
+
     expires_in_s: int = Field(default=3600, ge=1, le=30 * 86400)
     uses: int = Field(default=1, ge=1, le=10_000)
     labels: dict[str, str] = Field(default_factory=dict, description="Put on every device that joins with it.")

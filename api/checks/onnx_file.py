@@ -14,7 +14,7 @@ from pathlib import Path
 
 from domain.errors import Invalid
 
-MAX_FIELDS = 1_000_000  # some hundred thousand operators; a second or two of looking
+MAX_FIELDS = 500_000  # tens of thousands of operators; a second of looking
 MAX_DEPTH = 40  # graphs in attributes of nodes in graphs ...
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 

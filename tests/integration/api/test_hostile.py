@@ -24,7 +24,7 @@ from tests.unit.api.test_access import JOINING
 
 ROOT = Path(__file__).resolve().parents[3]
 ADMIN = "hostile-admin"
-ANSWER_S = 10.0  # of a machine that does other things; most take milliseconds
+CPU_S = 5.0  # of the server, for one request: what a wall clock says depends on what else the machine does
 MAX_UPLOAD_BYTES = 16 * MEBIBYTE
 GROWTH_BYTES = 150 * MEBIBYTE  # the largest body that is read whole has 8 MiB; the largest file 17
 
@@ -71,7 +71,7 @@ def target(fresh_database: str, broker_url: str, tmp_path_factory: pytest.TempPa
             [sys.executable, "-m", "api.main"], cwd=ROOT, env=environment, stdout=log, stderr=log
         )
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60) as http:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=300) as http:
             wait_until_ready(http, folder / "api.log")
             as_admin = {"Authorization": f"Bearer {ADMIN}"}
 
@@ -83,7 +83,7 @@ def target(fresh_database: str, broker_url: str, tmp_path_factory: pytest.TempPa
             yield Target(http, psutil.Process(process.pid), engine, temporary, artifacts, tokens, joined["device_id"])
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(120)
         engine.dispose()
 
 
@@ -109,9 +109,9 @@ def test_everything_hostile_is_refused_in_time_and_leaves_nothing(target: Target
     peak_bytes, slowest = memory_bytes, (0.0, "")
     wrong = []
     for item in requests:
-        began = time.monotonic()
+        began = cpu_s(target)
         answer = send(target, item.method, item.path, item.caller, item.content, item.headers)
-        took_s = time.monotonic() - began
+        took_s = cpu_s(target) - began
         slowest = max(slowest, (took_s, item.name))
         peak_bytes = max(peak_bytes, target.process.memory_info().rss)
         if answer.status_code not in item.statuses:
@@ -119,17 +119,22 @@ def test_everything_hostile_is_refused_in_time_and_leaves_nothing(target: Target
         elif answer.headers["content-type"] != "application/problem+json" and answer.status_code != 431:
             wrong.append((item.name, answer.status_code, answer.headers["content-type"]))
     print(
-        f"\n{len(requests)} requests; slowest {slowest[0]:.2f} s ({slowest[1]}); "
+        f"\n{len(requests)} requests; dearest {slowest[0]:.2f} s of the processor ({slowest[1]}); "
         f"memory {memory_bytes / MEBIBYTE:.0f} MiB, at most {peak_bytes / MEBIBYTE:.0f} MiB"
     )
     assert not wrong, wrong
-    assert slowest[0] < ANSWER_S, slowest
+    assert slowest[0] < CPU_S, slowest
     assert peak_bytes - memory_bytes < GROWTH_BYTES
     assert target.rows() == rows
     assert not list(target.temporary.iterdir())
     assert not [path for path in target.artifacts.rglob("*") if path.is_file()]
     assert target.process.num_fds() <= files + 4
     assert target.http.get("/readyz").status_code == 200
+
+
+def cpu_s(target: Target) -> float:
+    used = target.process.cpu_times()
+    return float(used.user + used.system)
 
 
 def send(
