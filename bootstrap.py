@@ -18,6 +18,7 @@ from db.store import SqlJobStore
 from domain import logs
 from domain.errors import Unavailable
 from domain.formats import FORMATS
+from domain.scores import METRICS, PLUGIN_GROUP
 from domain.ports import ArtifactStore
 from settings import ApiSettings, BuildSettings, CoreSettings, SearchSettings
 from workers.dispatch import CeleryLauncher
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 
 ADMIN_SCOPES = frozenset({"admin"})
-METRICS = ("accuracy", "agreement", "fidelity", "pair_spearman")
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,7 @@ def make_build_work(settings: BuildSettings) -> BuildWork:
             server.artifacts,
             threads=settings.threads or default_threads(),
             checkpoints=Checkpoints(settings.artifact_dir / "checkpoints", every_s=settings.checkpoint_s),
+            datasets_dir=settings.datasets_dir,
         ),
         launcher=server.launcher,
         hold=lambda: quiet.building(settings.quiet_file or quiet.default_path()),
@@ -180,7 +181,7 @@ def inspector(settings: ApiSettings, artifacts: ArtifactStore) -> Trace:
 
     if find_spec("torch") is None or find_spec("torch_pruning") is None:
         return no_builder_here
-    return ChildInspector(settings.artifact_dir, fetch=artifacts.local_path)
+    return ChildInspector(settings.artifact_dir, settings.datasets_dir, fetch=artifacts.local_path)
 
 
 def capabilities() -> Capabilities:
@@ -189,15 +190,16 @@ def capabilities() -> Capabilities:
     from workers.agent.runtimes.names import known_runtimes
 
     runtimes = known_runtimes()
+    metrics = tuple(sorted({*METRICS, *(entry.name for entry in entry_points(group=PLUGIN_GROUP))}))
     exports = tuple(sorted({*FORMATS, *(entry.name for entry in entry_points(group="pruneloop.exporters"))}))
     try:
         from pruning.names import BUILTIN_DATASETS, BUILTIN_MODELS, known_names
     except ImportError:  # the server's image holds no builder: a build then names what it does not know
-        return Capabilities(metrics=METRICS, runtimes=runtimes, exports=exports)
+        return Capabilities(metrics=metrics, runtimes=runtimes, exports=exports)
     return Capabilities(
         runtimes=runtimes,
         exports=exports,
-        metrics=METRICS,
+        metrics=metrics,
         models=known_names("pruneloop.models", BUILTIN_MODELS),
         datasets=known_names("pruneloop.datasets", BUILTIN_DATASETS),
     )

@@ -73,6 +73,10 @@ class CoreSettings(BaseSettings):
         default=None,
         description="Where workers keep their names, so that a restarted one gets its leases back; default: the temp folder.",
     )
+    datasets_dir: Path | None = Field(
+        default=None,
+        description="Folder whose files jobs may name by `data.path`; default: uploads only. Builders read it.",
+    )
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
     log_format: LogFormat = Field(default=LogFormat.TEXT, description="json: an object a line, for a log store.")
     otlp_endpoint: str | None = Field(

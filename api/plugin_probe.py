@@ -14,7 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from api.schemas.plugins import PluginView
 
-GROUPS = ("pruneloop.models", "pruneloop.datasets", "pruneloop.exporters", "pruneloop.runtimes")
+GROUPS = ("pruneloop.models", "pruneloop.datasets", "pruneloop.metrics", "pruneloop.exporters", "pruneloop.runtimes")
 TIMEOUT_S = 60.0
 KEPT_S = 300.0
 

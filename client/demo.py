@@ -21,7 +21,7 @@ from client.api import PruneloopClient
 from client.connection import local_server
 from client.demo_job import demo_job
 from client.follow import follow
-from client.render import duration, front_table, make_console
+from client.render import duration, front_table, make_console, metric_text
 from client.take import fetch_points, file_name, points_of
 from domain.device import Device
 from domain.errors import PruneloopError, Unavailable
@@ -138,10 +138,9 @@ def _verdict(front: Front, view: JobView) -> str:
         return f"Nothing on the front stays within the allowed drop of {view.spec.objective.max_drop:g}."
     best = max(within, key=lambda point: point.speedup)
     low, high = best.speedup_ci
-    accuracy = best.accuracy if best.accuracy is not None else best.accuracy_search
     return (
         f"Trial {best.trial} is {best.speedup:.2f}x [{low:.2f}, {high:.2f}] as fast as the dense model on this machine, "
-        f"at accuracy {accuracy:.4f}."
+        f"at {best.metric} {metric_text(best)}."
     )
 
 

@@ -2,12 +2,16 @@
 
     model: {source: onnx, artifact: model.onnx}     # relative to the job's file
     data:  {source: npz, artifact: digits.npz}
+    data:  {source: images, artifact: flowers/}     # a folder goes as a zip, packed the same way every time
 
 The server never sees a path: it gets the digests.
 """
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,8 @@ from typing import Any
 import yaml
 
 from client.api import PruneloopClient
-from domain.artifact import ArtifactKind
+from domain.artifact import ArtifactKind, ArtifactRef
+from domain.data_files import is_hidden
 from domain.errors import FieldProblem, Invalid
 
 # Where a job names a file, and what that file is.
@@ -24,7 +29,12 @@ PLACES = (
     ("model", "weights", ArtifactKind.WEIGHTS),
     ("data", "artifact", ArtifactKind.DATA),
 )
-KIND_OF_SUFFIX = {".onnx": ArtifactKind.ONNX, ".npz": ArtifactKind.DATA, ".safetensors": ArtifactKind.WEIGHTS}
+KIND_OF_SUFFIX = {
+    ".onnx": ArtifactKind.ONNX,
+    ".safetensors": ArtifactKind.WEIGHTS,
+    **dict.fromkeys((".npz", ".csv", ".parquet", ".zip"), ArtifactKind.DATA),
+}
+ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 DIGEST = "sha256:"
 
 
@@ -53,8 +63,44 @@ def read_job(content: bytes, folder: Path, client: PruneloopClient) -> bytes | d
         return content
     if not isinstance(spec, dict):
         return content
-    changed = with_uploads(spec, folder, lambda path, kind: client.upload_artifact(path, kind).digest)
+    changed = with_uploads(spec, folder, lambda path, kind: upload(client, path, kind).digest)
     return content if changed is None else changed
+
+
+def upload(client: PruneloopClient, path: Path, kind: ArtifactKind) -> ArtifactRef:
+    """Upload a file, or a folder of data as a zip."""
+    if kind is not ArtifactKind.DATA or not path.is_dir():
+        return client.upload_artifact(path, kind)
+    return upload_folder(client, path)
+
+
+def upload_folder(client: PruneloopClient, path: Path) -> ArtifactRef:
+    """Upload a folder of data as a zip."""
+    with tempfile.TemporaryDirectory(prefix="pruneloop-pack-") as place:
+        packed = Path(place) / f"{path.resolve().name}.zip"
+        pack_folder(path, packed)
+        return client.upload_artifact(packed, ArtifactKind.DATA)
+
+
+def pack_folder(folder: Path, packed: Path) -> None:
+    """Zip a folder: the same files give the same bytes, and so the same digest. Links and hidden files stay out.
+
+    Raises:
+        Invalid: ``empty_folder``.
+    """
+    names = sorted(
+        name
+        for path in folder.rglob("*")
+        if path.is_file() and not path.is_symlink() and not is_hidden(name := path.relative_to(folder).as_posix())
+    )
+    if not names:
+        raise Invalid(f"{folder} holds no files.", code="empty_folder")
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:  # images and Parquet are packed already
+        for name in names:
+            entry = zipfile.ZipInfo(name, ZIP_TIME)
+            entry.external_attr = 0o100644 << 16
+            with (folder / name).open("rb") as source, archive.open(entry, "w", force_zip64=True) as target:
+                shutil.copyfileobj(source, target)
 
 
 def with_uploads(
@@ -62,7 +108,7 @@ def with_uploads(
     folder: Path,
     upload: Callable[[Path, ArtifactKind], str],
     *,
-    exists: Callable[[Path], bool] = Path.is_file,
+    exists: Callable[[Path], bool] = Path.exists,
 ) -> dict[str, Any] | None:
     """Return a copy of a job with digests instead of paths; None where it names no path."""
     found: dict[str, Any] = dict(spec)

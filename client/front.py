@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from client.api import PruneloopClient
+from client.render import front_metric, metric_text
 from client.take import fetch_points, points_of
 from domain.front import Front, Point
+from domain.scores import LOWER_IS_BETTER
 
 if TYPE_CHECKING:
     import pandas
@@ -18,6 +20,8 @@ COLUMNS = (
     *(
         "trial",
         "precision",
+        "metric",
+        "metric_value",
         "accuracy",
         "accuracy_search",
         "latency_ms",
@@ -113,7 +117,10 @@ def draw_front(front: Front, ax: Axes | None = None) -> Axes:
                 _draw(ax, points, marker, name)
     tested = next((point.test_samples for point in front.items if point.test_samples), None)
     ax.set_xlabel("latency, ms (95 % interval)")
-    ax.set_ylabel(f"accuracy on {tested} test samples" if tested else "accuracy on the search split")
+    metric = front_metric(front)
+    ax.set_ylabel(f"{metric} on {tested} test samples" if tested else f"{metric} on the search split")
+    if metric in LOWER_IS_BETTER:
+        ax.invert_yaxis()  # up is better, as on every other front
     ax.set_title(f"Front of target {front.target}" + ("" if front.is_final else " (provisional)"))
     ax.grid(alpha=0.3)
     if front.dense or front.items:
@@ -138,8 +145,8 @@ def _draw(ax: Axes, points: list[Point], marker: str, name: str) -> None:
     latency = [point.latency_ms for point in points]
     low = [point.latency_ms - point.latency_ci_ms[0] for point in points]
     high = [point.latency_ci_ms[1] - point.latency_ms for point in points]
-    accuracy = [point.accuracy if point.accuracy is not None else point.accuracy_search for point in points]
-    ax.errorbar(latency, accuracy, xerr=[low, high], fmt=marker, capsize=3, label=name)
-    for point, x, y in zip(points, latency, accuracy, strict=True):
+    values = [float(metric_text(point)) for point in points]
+    ax.errorbar(latency, values, xerr=[low, high], fmt=marker, capsize=3, label=name)
+    for point, x, y in zip(points, latency, values, strict=True):
         if point.trial is not None:
             ax.annotate(f"{point.speedup:.2f}x", (x, y), textcoords="offset points", xytext=(6, -10), fontsize=8)

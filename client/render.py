@@ -14,6 +14,7 @@ from rich.text import Text
 from domain.device import Device, DeviceState
 from domain.front import Front, Point
 from domain.job import Job, JobSpec, JobState
+from domain.scores import LOWER_IS_BETTER
 
 WIDTH_OF_A_PIPE = 120
 COLOUR_OF_STATE = {
@@ -84,7 +85,8 @@ def front_table(front: Front, spec: JobSpec | None = None, *, files: Mapping[str
         files: Digest -> where its file lies; else the digest itself is shown.
     """
     kind = "final" if front.is_final else "provisional: the finals are not measured yet"
-    columns = ("trial", "prec.", ">accuracy", ">latency ms", ">speed-up", "", ">params", ">MACs", ">size", "file")
+    metric = front_metric(front)
+    columns = ("trial", "prec.", f">{metric}", ">latency ms", ">speed-up", "", ">params", ">MACs", ">size", "file")
     rows = [_cells(point, "", files) for point in front.dense]
     for index, point in enumerate(front.items):
         neighbours = [front.items[i] for i in (index - 1, index + 1) if 0 <= i < len(front.items)]
@@ -105,6 +107,18 @@ def overlap(one: Point, other: Point) -> bool:
         low_one, high_one = one.speedup_ci
         low_other, high_other = other.speedup_ci
     return low_one <= high_other and low_other <= high_one
+
+
+def front_metric(front: Front) -> str:
+    """Return the name of what a front's points are scored by."""
+    return next((point.metric for point in (*front.dense, *front.items)), "accuracy")
+
+
+def metric_text(point: Point) -> str:
+    """Return a point's metric in its own unit, on the test split where that was touched."""
+    score = point.accuracy if point.accuracy is not None else point.accuracy_search
+    value = score if point.metric_value is None else point.metric_value
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.6g}"
 
 
 def age(moment: datetime, now: datetime | None = None) -> str:
@@ -151,7 +165,7 @@ def _cells(point: Point, tie: str, files: Mapping[str, str] | None) -> tuple[str
     return (
         "dense" if is_dense else str(point.trial),
         point.precision,
-        f"{point.accuracy if point.accuracy is not None else point.accuracy_search:.4f}",
+        metric_text(point),
         f"{point.latency_ms:.{digits}f} [{low_ms:.{digits}f}, {high_ms:.{digits}f}]",
         "1.00x" if is_dense else f"{point.speedup:.2f}x [{low:.2f}, {high:.2f}]",
         marks,
@@ -177,12 +191,15 @@ def _target_name(front: Front, spec: JobSpec | None) -> str:
 
 def _notes(front: Front, spec: JobSpec | None) -> list[str]:
     points = [*front.dense, *front.items]
+    metric = front_metric(front)
     notes = []
     tested = next((point.test_samples for point in points if point.test_samples), None)
     if tested:
-        notes.append(f"accuracy: the file itself, run in its runtime on {tested} test samples the search never saw")
+        notes.append(f"{metric}: the file itself, run in its runtime on {tested} test samples the search never saw")
+    if metric in LOWER_IS_BETTER:
+        notes.append(f"{metric}: in the labels' unit, less is better")
     if any(point.accuracy is None for point in points):
-        notes.append("* accuracy on the search split; the test split is touched once, by the finals")
+        notes.append(f"* {metric} on the search split; the test split is touched once, by the finals")
     notes.append("[low, high]: 95 % interval; speed-up: paired with the dense model in the same runtime and precision")
     if any(overlap(a, b) for a, b in zip(front.items, front.items[1:], strict=False)):
         notes.append("≈ a tie with its neighbour: the intervals overlap")
@@ -190,7 +207,8 @@ def _notes(front: Front, spec: JobSpec | None) -> list[str]:
         notes.append("! the device was too noisy for a tight interval")
     if any(not point.within_max_drop for point in points):
         drop = f" of {spec.objective.max_drop:g}" if spec is not None else ""
-        notes.append(f"↓ loses more accuracy than the allowed drop{drop}")
+        unit = " times the labels' standard deviation" if drop and metric in LOWER_IS_BETTER else ""
+        notes.append(f"↓ loses more {metric} than the allowed drop{drop}{unit}")
     return notes
 
 

@@ -189,7 +189,7 @@ def _section(title: str, table: Table, *notes: str) -> list[RenderableType]:
 def _joint(job: Job, points: Sequence[JointPoint]) -> list[RenderableType]:
     columns = [
         "trial",
-        ">accuracy (search)",
+        ">score (search)",
         *(f">target {i}" for i in range(len(job.spec.targets))),
         ">least",
         ">mean",

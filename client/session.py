@@ -27,7 +27,7 @@ from api.schemas.jobs import JobView
 from client.api import PruneloopClient
 from client.callbacks import JobCallback, log_job
 from client.connection import connect
-from client.files import kind_of, read_job, with_uploads
+from client.files import kind_of, read_job, upload, upload_folder, with_uploads
 from client.follow import follow
 from client.front import MeasuredFront
 from client.in_process import Application, AppTransport
@@ -104,12 +104,15 @@ class Client:
         return self.api.devices()
 
     def upload(self, path: Path | str, kind: ArtifactKind | str | None = None) -> ArtifactRef:
-        """Upload weights (.safetensors), data (.npz) or a model (.onnx); its ``digest`` goes into a job.
+        """Upload weights (.safetensors), data (.npz, .csv, .parquet, .zip, a folder) or a model (.onnx); its ``digest`` goes
+        into a job.
 
         Raises:
             Invalid: ``unknown_kind`` where the name does not say what it is, else why the server refuses the file.
         """
         file = Path(path)
+        if file.is_dir():
+            return upload_folder(self.api, file)
         return self.api.upload_artifact(file, kind or kind_of(file))
 
     def close(self) -> None:
@@ -119,7 +122,7 @@ class Client:
         if isinstance(spec, JobSpec):
             return spec
         if not isinstance(spec, Path | str):
-            return with_uploads(spec, Path(), lambda path, kind: self.api.upload_artifact(path, kind).digest) or spec
+            return with_uploads(spec, Path(), lambda path, kind: upload(self.api, path, kind).digest) or spec
         try:
             return read_job(Path(spec).read_bytes(), Path(spec).parent, self.api)
         except OSError as error:

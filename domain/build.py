@@ -120,7 +120,12 @@ class BuiltArtifact(_Message):
 
 
 class AccuracyReport(_Message):
-    """Accuracy on the search split, and of finals on the test split."""
+    """The metric's score on the search split, and of finals on the test split: more is better, 1 is perfect."""
+
+    metric: str = Field(
+        default="accuracy",
+        description="What the score is of: `agreement` where a job without labels asked for accuracy.",
+    )
 
     search: float = Field(
         description="After recovery: what the search is told. Below fp32 it is the file's own, run in its runtime."
@@ -129,6 +134,11 @@ class AccuracyReport(_Message):
         default=None, description="The exported file, run in its runtime on the test split. Finals only."
     )
     test_samples: int | None = None
+    spread_search: float | None = Field(
+        default=None,
+        description="Standard deviation of the search split's labels. `rmse` only: the error is (1 - score) times it.",
+    )
+    spread_test: float | None = None
 
 
 class BuildResult(_Message):

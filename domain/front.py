@@ -28,6 +28,14 @@ class Point(_Part):
     stage: Literal["search", "final"] = Field(
         description="`search`: provisional, measured once; `final`: recovered long, re-measured together."
     )
+    metric: str = Field(
+        default="accuracy", description="What `accuracy` and `accuracy_search` are scores of: more is better."
+    )
+    metric_value: float | None = Field(
+        default=None,
+        description="The metric's own value, on the test split where that was touched: the score itself, but of `rmse` the error in"
+        " the labels' unit, where less is better.",
+    )
     accuracy: float | None = None
     accuracy_search: float
     test_samples: int | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -165,30 +166,58 @@ class ModelSpec(_Strict):
 
 
 class DataSpec(_Strict):
-    """Samples to recover, search and test with: three splits."""
+    """Samples to recover, search and test with: by name, or as a file that is uploaded or lies where the builders may read."""
 
-    source: Literal["builtin", "plugin", "npz"] = Field(
+    source: Literal["builtin", "plugin", "npz", "images", "csv", "parquet", "huggingface"] = Field(
         default="builtin",
-        description="Where they come from: this server, a plug-in that the operator installed, or an npz file.",
+        description="Where they come from: this server, a plug-in that the operator installed, or a file or folder of that kind.",
     )
     name: str | None = Field(
         default=None, max_length=200, description="Which ones of the source, for `builtin` and `plugin`."
     )
     params: dict[str, JsonValue] = Field(
-        default_factory=dict, description="Arguments of the function that loads them, for `builtin` and `plugin`."
+        default_factory=dict,
+        description="Arguments of the function that loads them, for `builtin` and `plugin`; how a file is read, for the others.",
     )
-    artifact: Digest | None = Field(default=None, description="The file, for `npz`.")
+    artifact: Digest | None = Field(
+        default=None,
+        description="An uploaded file of kind `data`: an npz, a CSV or Parquet file, or a zip of a folder.",
+    )
+    path: str | None = Field(
+        default=None,
+        max_length=1000,
+        description="Instead of `artifact`: a file or folder inside PRUNELOOP_DATASETS_DIR of the builders, as seen from there.",
+    )
+
+    @property
+    def is_file(self) -> bool:
+        return self.source not in {"builtin", "plugin"}
 
     @model_validator(mode="after")
     def _has_what_its_source_needs(self) -> DataSpec:
-        if self.source == "npz":
-            if self.artifact is None:
-                raise ValueError(
-                    "source npz needs `artifact`: upload the file with POST /v1/artifacts and give its digest"
-                )
-        elif not self.name:
-            raise ValueError(f"source {self.source} needs `name`")
+        if not self.is_file:
+            if not self.name:
+                raise ValueError(f"source {self.source} needs `name`")
+            if self.artifact is not None or self.path is not None:
+                raise ValueError(f"source {self.source} goes by `name`; leave `artifact` and `path` out")
+        elif (self.artifact is None) == (self.path is None):
+            raise ValueError(
+                f"source {self.source} needs `artifact`: upload the file with POST /v1/artifacts and give its digest; or"
+                f" `path`, a place"
+                " inside the folder that the operator allows. One of them, not both"
+            )
         return self
+
+    @field_validator("path")
+    @classmethod
+    def _stays_inside(cls, value: str | None) -> str | None:
+        if value is not None and (
+            PurePosixPath(value).is_absolute() or ".." in PurePosixPath(value).parts or not value
+        ):
+            raise ValueError(
+                "give a place inside the builders' PRUNELOOP_DATASETS_DIR, without `..`, such as `flowers/train`"
+            )
+        return value
 
 
 class DeviceSelector(_Strict):

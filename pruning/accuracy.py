@@ -1,7 +1,4 @@
-"""Accuracy on a split: the share of samples whose highest logit is the label.
-
-Without labels the metric is ``agreement``: the same share, against the dense model's own answers as labels.
-"""
+"""A model's outputs on a split, and the accuracy of a classifier; other metrics are ``pruning.metrics``."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from domain.ports import Hold
+from pruning.metrics.scores import accuracy
 from pruning.precision import Compute
 
 EVALUATION_BATCH = 250
@@ -50,12 +48,6 @@ def predict(
     return torch.cat(parts)
 
 
-def accuracy_of(logits: Tensor, labels: Tensor) -> float:
-    """Return the share of rows of ``(N, classes)`` whose largest logit is at the label of ``(N,)``; NaN rows are wrong."""
-    right = (logits.argmax(1) == labels) & torch.isfinite(logits).all(1)
-    return int(right.sum()) / len(right)
-
-
 def evaluate(model: nn.Module, inputs: Tensor, labels: Tensor, compute: Compute, *, hold: Hold = nullcontext) -> float:
-    """Return the accuracy of a model on a split, between 0 and 1."""
-    return accuracy_of(predict(model, inputs, compute, hold=hold), labels)
+    """Return the accuracy of a classifier on a split, between 0 and 1."""
+    return accuracy(predict(model, inputs, compute, hold=hold), labels)

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ from domain.ports import ArtifactStore, BuildAbandoned, BuildProgress, Hold
 from pruning.accuracy import predict
 from pruning.checkpoint import NONE, Checkpoints
 from pruning.cost import count_macs, count_params
-from pruning.datasets import load_data
+from pruning.datasets import load_data, state_of
 from pruning.datasets.splits import CheckedSplits
 from pruning.dense import Dense, open_dense
 from pruning.exporters import Exporter, make_exporter
@@ -77,14 +78,22 @@ class TorchBuilder:
         threads: Torch threads of a build, and of onnxruntime when a final is run on the test split.
         torch_device: ``auto``, ``cpu``, ``cuda``, ...
         checkpoints: Where long trainings note how far they are.
+        datasets_dir: What the operator lets jobs read by ``data.path``; None: nothing.
     """
 
     def __init__(
-        self, artifacts: ArtifactStore, *, threads: int, torch_device: str = "auto", checkpoints: Checkpoints = NONE
+        self,
+        artifacts: ArtifactStore,
+        *,
+        threads: int,
+        torch_device: str = "auto",
+        checkpoints: Checkpoints = NONE,
+        datasets_dir: Path | None = None,
     ) -> None:
         checkpoints.clear_old()
         self._checkpoints = checkpoints
         self._request = ""  # of the build in hand: its trainings' checkpoints are named by it
+        self._datasets_dir = datasets_dir
         self._artifacts = artifacts
         self._threads = threads
         self._compute = choose_compute(choose_device(torch_device), "auto")
@@ -134,7 +143,7 @@ class TorchBuilder:
 
         watch.stage = "load"
         dense = open_dense(request.model, splits, request.metric, request.seed, self._compute, fill, self._artifacts)
-        notes += [f"metric: {dense.metric}", f"precision of calibration and training: {dense.compute.precision}"]
+        notes += [f"metric: {dense.metric.name}", f"precision of calibration and training: {dense.compute.precision}"]
         with watch.measure("groups"):
             groups = dense.groups()
         with watch.measure("evaluate"):
@@ -144,10 +153,10 @@ class TorchBuilder:
             blocks = score_blocks(dense, watch, samples=SENSITIVITY_SAMPLES)
         weights = self._store_weights(dense.model)
         artifacts = self._export(dense, dense.model, request, request.precisions, search, watch)
-        self._remember(_key(request, weights), dense)
+        self._remember(self._key(request, weights), dense)
         return BuildResult(
             kind=BuildKind.PREPARE,
-            accuracy=AccuracyReport(search=_of_first(artifacts, search)),
+            accuracy=_report(dense, _of_first(artifacts, search)),
             macs=count_macs(dense.model, dense.example),
             params=count_params(dense.model),
             widths=read_widths(dense.model, groups),
@@ -180,7 +189,7 @@ class TorchBuilder:
         with watch.measure("evaluate"):
             search = dense.evaluate(model, "val", watch.hold)
         artifacts = self._export(dense, model, request, (request.candidate.precision,), search, watch)
-        accuracy = AccuracyReport(search=_of_first(artifacts, search))
+        accuracy = _report(dense, _of_first(artifacts, search))
         return self._result(BuildKind.CANDIDATE, dense, model, accuracy, artifacts, watch)
 
     def _final(self, request: FinalRequest, watch: Stopwatch) -> BuildResult:
@@ -203,24 +212,24 @@ class TorchBuilder:
         search = _of_first(exported, search)
         with watch.measure("test"):
             labels = dense.labels("test", watch.hold)
-            tests = [dense.score(self._run_file(file, dense.splits.test[0], watch), labels) for file in exported]
+            tests = [dense.score_file(self._run_file(file, dense.splits.test[0], watch), labels) for file in exported]
         artifacts = tuple(
             file.model_copy(update={"accuracy_test": test}) for file, test in zip(exported, tests, strict=True)
         )
-        accuracy = AccuracyReport(search=search, test=tests[0], test_samples=len(labels))
+        accuracy = _report(dense, search, tests[0])
         return self._result(BuildKind.FINAL, dense, model, accuracy, artifacts, watch)
 
     # --- steps ------------------------------------------------------------------------------------------------------
     def _load_data(self, request: BuildRequest, watch: Stopwatch) -> CheckedSplits:
-        key = request.data.model_dump_json()
+        key = state_of(request.data, self._artifacts, self._datasets_dir)
         if self._data is None or self._data[0] != key:
             with watch.measure("load"):
-                self._data = key, load_data(request.data, self._artifacts)
+                self._data = key, load_data(request.data, self._artifacts, folder=self._datasets_dir)
         return self._data[1]
 
     def _dense(self, request: CandidateRequest | FinalRequest, watch: Stopwatch) -> Dense:
         """Return the job's dense model, from the last builds or built anew from its weights."""
-        key = _key(request, request.weights)
+        key = self._key(request, request.weights)
         if key not in self._models:
             splits = self._load_data(request, watch)
 
@@ -240,7 +249,7 @@ class TorchBuilder:
 
         Source: each deeper candidate goes on from the recovered shallower one, as in NetAdapt, arXiv:1804.03230.
         """
-        key = _key(request, start.weights)
+        key = self._key(request, start.weights)
         if key not in self._parents:
             plain = start.candidate.model_copy(update={"importance": ImportanceMix()})  # only its shape is wanted
             model = dense.pruned_as(plain, watch.hold)
@@ -250,6 +259,12 @@ class TorchBuilder:
                 self._parents.popitem(last=False)
         self._parents.move_to_end(key)
         return self._parents[key]
+
+    def _key(self, request: BuildRequest, weights: ArtifactRef) -> str:
+        """Return what the dense model and all that is cached with it depend on."""
+        model = request.model.model_dump(mode="json", exclude={"weights"})
+        data = state_of(request.data, self._artifacts, self._datasets_dir)
+        return json.dumps([model, data, request.metric, request.seed, weights.digest], sort_keys=True)
 
     def _remember(self, key: str, dense: Dense) -> None:
         self._models[key] = dense
@@ -363,7 +378,7 @@ class TorchBuilder:
                         check = with_outputs(arrays, given)
                     with watch.measure("evaluate"), watch.hold():
                         logits = exporter.run(made, dense.splits.val[0], threads=self._threads, precision=precision)
-                    own = dense.score(logits, dense.labels("val", watch.hold))
+                    own = dense.score_file(logits, dense.labels("val", watch.hold))
                 artifacts.append(self._stored(exporter, made, check, precision, own, weighs=weighs))
         return tuple(artifacts)
 
@@ -418,15 +433,8 @@ class TorchBuilder:
             splits=_sizes(dense.splits),
             stages_s=watch.stages_s,
             versions=_VERSIONS,
-            notes=(f"metric: {dense.metric}",),
+            notes=(f"metric: {dense.metric.name}",),
         )
-
-
-def _key(request: BuildRequest, weights: ArtifactRef) -> str:
-    """Return what the dense model and all that is cached with it depend on."""
-    model = request.model.model_dump(mode="json", exclude={"weights"})
-    data = request.data.model_dump(mode="json")
-    return json.dumps([model, data, request.metric, request.seed, weights.digest], sort_keys=True)
 
 
 def _wanted_files(formats: tuple[str, ...], precisions: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
@@ -469,6 +477,13 @@ def _no_denormals(array: np.ndarray) -> np.ndarray:
         return array
     tiny = np.finfo(array.dtype).tiny
     return np.where(np.abs(array) < tiny, np.zeros((), array.dtype), array)
+
+
+def _report(dense: Dense, search: float, test: float | None = None) -> AccuracyReport:
+    on_test = {} if test is None else {"test_samples": len(dense.splits.test[0]), "spread_test": dense.spread("test")}
+    return AccuracyReport(
+        metric=dense.metric.name, search=search, test=test, spread_search=dense.spread("val"), **on_test
+    )
 
 
 def _of_first(artifacts: tuple[BuiltArtifact, ...], module: float) -> float:

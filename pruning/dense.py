@@ -12,11 +12,13 @@ from domain.candidate import Candidate, ImportanceMix
 from domain.errors import FieldProblem, Invalid
 from domain.job import ModelSpec
 from domain.ports import ArtifactStore, Hold
-from pruning.accuracy import accuracy_of, predict
-from pruning.datasets.splits import CheckedSplits, Pair, check_labels
+from pruning.accuracy import predict
+from pruning.datasets.labels import fit_labels
+from pruning.datasets.splits import CheckedSplits, Pair
 from pruning.groups import Groups, find_groups, regroup, require_eager
 from pruning.importance import Evidence, gather_evidence, mixed_importance
-from pruning.metrics import NEED_LABELS, is_of_classes, pair_spearman, require_metric, variance_kept
+from pruning.metrics import Metric, Task, find_metric, needs_labels
+from pruning.metrics.scores import spread_of
 from pruning.models import build_model
 from pruning.models.from_file import require_free_batch
 from pruning.precision import Compute
@@ -37,19 +39,19 @@ class Dense:
         model: Dense module on ``compute.device``.
         splits: Checked data.
         compute: Device and precision of calibration passes.
-        metric: One of ``metrics.METRICS``.
+        metric: What outputs are scored by, and what they are.
         classes: Number of logits, or of output values.
         seed: Of the order calibration samples are drawn in.
-        is_of_classes: Outputs are logits of classes; else they are values.
+        output_shapes: Of every output, for one sample.
     """
 
     model: nn.Module
     splits: CheckedSplits
     compute: Compute
-    metric: str
+    metric: Metric
     classes: int
     seed: int
-    is_of_classes: bool = True
+    output_shapes: tuple[tuple[int, ...], ...] = ()
     _groups: Groups | None = None
     _teacher: Tensor | None = None
     _evidence: Evidence | None = None
@@ -81,19 +83,30 @@ class Dense:
     def labels(self, split: str, hold: Hold) -> Tensor:
         """Return what counts as right on ``val`` or ``test``: the labels, or else the dense model's answers."""
         pair: Pair = getattr(self.splits, split)
-        if self.metric in NEED_LABELS:
+        if self.metric.needs_labels:
             assert pair[1] is not None
             return pair[1]
         if split not in self._labels:
             outputs = predict(self.model, pair[0], self.compute, hold=hold)
-            self._labels[split] = outputs.argmax(1) if self.is_of_classes else outputs
+            self._labels[split] = outputs.argmax(1) if self.metric.task is Task.CLASSES else outputs
         return self._labels[split]
 
     def score(self, outputs: Tensor, wanted: Tensor) -> float:
-        """Return the metric of outputs ``(N, values)`` against what counts as right."""
-        if self.metric == "pair_spearman":
-            return pair_spearman(outputs, wanted)
-        return accuracy_of(outputs, wanted) if self.is_of_classes else variance_kept(outputs, wanted)
+        """Return the metric of the module's outputs ``(N, values)`` against what counts as right."""
+        if not self.output_shapes:
+            return self.metric.score((outputs,), wanted)
+        lengths = [torch.Size(shape).numel() for shape in self.output_shapes]
+        parts = zip(outputs.split(lengths, dim=1), self.output_shapes, strict=True)
+        return self.metric.score(tuple(part.reshape(-1, *shape) for part, shape in parts), wanted)
+
+    def score_file(self, outputs: Tensor, wanted: Tensor) -> float:
+        """Return the metric of a file's outputs: where it ends in a softmax or sigmoid, the module gives logits instead."""
+        return self.score(self.model.to_logits(outputs) if isinstance(self.model, Packed) else outputs, wanted)
+
+    def spread(self, split: str) -> float | None:
+        """Return the standard deviation of a split's labels, which is what ``rmse`` is told in; None for other metrics."""
+        labels = getattr(self.splits, split)[1]
+        return spread_of(labels) if self.metric.name == "rmse" and labels is not None else None
 
     def evaluate(self, model: nn.Module, split: str, hold: Hold) -> float:
         """Return a model's metric on ``val`` or ``test``."""
@@ -103,9 +116,9 @@ class Dense:
     def training_set(self, *, distill: bool, hold: Hold) -> TrainingSet:
         """Return what recovery learns from; without labels the teacher is always there."""
         inputs, labels = self.splits.train
-        labels = labels if self.is_of_classes else None  # what values should be, only the dense model says
+        labels = labels if self.metric.learns_labels else None
         teacher = self.teacher(hold) if distill or labels is None else None
-        return TrainingSet(inputs, labels, teacher, self.splits.max_shift, self.is_of_classes)
+        return TrainingSet(inputs, labels, teacher, self.splits.max_shift, self.metric.task)
 
     def importance(self, mix: ImportanceMix, hold: Hold) -> dict[str, Tensor]:
         """Return scores per group; the data-driven criteria are gathered once for all mixes."""
@@ -135,7 +148,7 @@ class Dense:
 
     def _evidence_batches(self, hold: Hold) -> list[tuple[Tensor, Tensor]]:
         inputs, labels = self.calibration()
-        if not self.is_of_classes:
+        if self.metric.task is not Task.CLASSES:
             # No loss has a slope where the model is its own teacher. Every output value counts, with a random sign.
             signs = torch.randint(0, 2, (len(inputs), self.classes), generator=torch.Generator().manual_seed(self.seed))
             labels = signs * 2.0 - 1.0
@@ -169,56 +182,55 @@ def open_dense(
         Invalid: ``unknown_metric``, ``labels_missing``, ``model_rejects_data``, ``model_output``, ``labels_out_of_range`` and
             those of ``build_model``.
     """
-    require_metric(metric)
-    if metric == "pair_spearman" and (splits.val[1] is None or splits.test[1] is None):
-        message = "pair_spearman needs val_labels and test_labels: the rating of each pair, on both of its rows."
-        raise Invalid(message, code="labels_missing", fields=[FieldProblem("data.val_labels", message)])
-    if metric == "accuracy" and not splits.has_labels:
-        metric = "agreement"
+    if needs_labels(metric):
+        if metric == "accuracy" and not splits.has_labels:
+            metric = "agreement"
+        elif splits.val[1] is None or splits.test[1] is None:
+            message = (
+                f"The metric {metric} needs labels of val and test (for pair_spearman: the rating of each pair, on both of its"
+                f" rows)."
+                " Add them, or ask for `agreement`, which compares with the dense model."
+            )
+            raise Invalid(message, code="labels_missing", fields=[FieldProblem("data.val_labels", message)])
     torch.manual_seed(seed)
     model = build_model(spec, artifacts=artifacts)
     require_eager(model)
     sample = splits.train[0].shape[1:]
     if isinstance(model, Packed):
         model.bind(sample)
-    model = compute.adopt(model)
-    model, gives_logits = _with_one_output(model, splits, compute, needs_logits=metric == "accuracy")
+    model = compute.adopt(
+        model
+    ).eval()  # as what follows finds it: batch norms of a file must not learn from two samples
+    model, shapes, gives_logits = _with_one_output(model, splits, compute)
     if spec.source == "onnx" and isinstance(model, Packed):
         require_free_batch(model, compute.place(splits.train[0][:2]))
-    of_classes = is_of_classes(metric, gives_logits=gives_logits)
-    classes = _classes_of(model, splits, compute)
-    if of_classes:
-        check_labels(splits, classes)
-    dense = Dense(model, splits, compute, metric, classes, seed, of_classes)
+    width = _width_of(model, splits, compute)
+    labels = splits.val[1] if splits.val[1] is not None else splits.train[1]
+    found = find_metric(
+        metric, gives_logits=gives_logits, width=width, label_dims=None if labels is None else labels.ndim
+    )
+    if isinstance(model, Packed) and model.ending == "sigmoid" and found.task is not Task.TAGS:
+        model.ending = ""  # a share or a probability that is to be come close to as it is
+    dense = Dense(model, fit_labels(splits, found, width), compute, found, width, seed, shapes)
     fill(model, dense)
     model.eval()
     return dense
 
 
 def _with_one_output(
-    model: nn.Module, splits: CheckedSplits, compute: Compute, *, needs_logits: bool
-) -> tuple[nn.Module, bool]:
-    """Return a model of one output ``(N, values)``, and whether these are the logits of one label a sample.
+    model: nn.Module, splits: CheckedSplits, compute: Compute
+) -> tuple[nn.Module, tuple[tuple[int, ...], ...], bool]:
+    """Return a model of one output ``(N, values)``, the shapes of what it gave, and whether these may be logits.
 
     Raises:
         Invalid: ``model_rejects_data`` or ``model_output``.
     """
     example = splits.train[0][:2]
     outputs = _given(model, example, compute)
-    if isinstance(model, Packed):
-        gives_logits = len(outputs) == 1 and outputs[0].ndim == 2 and outputs[0].shape[1] > 1
-    else:
-        gives_logits = len(outputs) == 1 and outputs[0].ndim == 2
+    gives_logits = len(outputs) == 1 and outputs[0].ndim == 2
     if any(len(output) != len(example) for output in outputs if output.ndim) or any(not one.ndim for one in outputs):
         shapes = ", ".join(str(tuple(output.shape)) for output in outputs)
         message = f"Every output must have the samples first; {len(example)} samples gave {shapes}."
-        raise Invalid(message, code="model_output", fields=[FieldProblem("model.name", message)])
-    if needs_logits and not gives_logits:
-        shapes = ", ".join(str(tuple(output.shape)) for output in outputs)
-        message = (
-            f"The model must give logits of shape (samples, classes) for accuracy, not {shapes}. Ask for the metric `agreement`,"
-            " which compares any outputs with the dense model's."
-        )
         raise Invalid(message, code="model_output", fields=[FieldProblem("model.name", message)])
     total = sum(output[0].numel() for output in outputs)
     samples = max(len(inputs) for inputs, _ in (splits.train, splits.val, splits.test))
@@ -228,13 +240,14 @@ def _with_one_output(
             f" {MOST_OUTPUT_BYTES // 2**30} GiB. Give fewer or smaller samples."
         )
         raise Invalid(message, code="outputs_too_large", fields=[FieldProblem("data", message)])
+    own_shapes = tuple(tuple(output.shape[1:]) for output in outputs)
     if isinstance(model, Packed) or gives_logits:
-        return model, gives_logits
+        return model, own_shapes, gives_logits
     names = ["output", *(f"output_{number}" for number in range(1, len(outputs)))]
     ports = tuple(Port(name, tuple(output.shape)) for name, output in zip(names, outputs, strict=True))
     packed = Packed(model, Signature((Port("input", tuple(example.shape)),), ports))
     packed.bind(example.shape[1:])
-    return packed, False
+    return packed, own_shapes, False
 
 
 def _given(model: nn.Module, example: Tensor, compute: Compute) -> tuple[Tensor, ...]:
@@ -257,6 +270,6 @@ def _given(model: nn.Module, example: Tensor, compute: Compute) -> tuple[Tensor,
     return outputs
 
 
-def _classes_of(model: nn.Module, splits: CheckedSplits, compute: Compute) -> int:
+def _width_of(model: nn.Module, splits: CheckedSplits, compute: Compute) -> int:
     with torch.no_grad():
         return model.eval()(compute.place(splits.train[0][:2])).shape[1]

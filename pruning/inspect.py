@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import nn
 
 from domain.job import JobSpec
@@ -14,7 +16,7 @@ from pruning.dense import Dense, open_dense
 from pruning.precision import choose_compute, choose_device
 
 
-def inspect_job(spec: JobSpec, artifacts: ArtifactStore) -> Network:
+def inspect_job(spec: JobSpec, artifacts: ArtifactStore, datasets_dir: Path | None = None) -> Network:
     """Build a job's model with fresh weights, on its data's shape, and return what could be pruned.
 
     Raises:
@@ -25,7 +27,7 @@ def inspect_job(spec: JobSpec, artifacts: ArtifactStore) -> Network:
         """Structure does not depend on weights."""
 
     compute = choose_compute(choose_device("cpu"), "fp32")
-    splits = load_data(spec.data, artifacts)
+    splits = load_data(spec.data, artifacts, folder=datasets_dir)
     # An uploaded file is converted right here: this process is the limited child already.
     dense = open_dense(spec.model, splits, spec.objective.metric, spec.seed, compute, leave_fresh, artifacts)
     groups = dense.groups()

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from domain.errors import PruneloopError
 from domain.ports import BuildAbandoned, Hold
 from pruning.checkpoint import NONE, Checkpoint
+from pruning.metrics import Task
 from pruning.precision import Compute
 
 CALIBRATION_SAMPLES = 512
@@ -38,16 +39,15 @@ class TrainingDiverged(PruneloopError):
 class TrainingSet:
     """What to learn from: inputs ``(N, ...)``, labels ``(N,)`` or None, the teacher's logits ``(N, classes)`` or None.
 
-    One of labels and teacher must be there. ``max_shift`` is in pixels: inputs ``(N, C, H, W)`` are moved at random by up
-    to that much each way, filled with their lowest value; 0 leaves them alone. Where outputs are no logits of classes, the
-    teacher's values are what to come close to.
+    One of labels and teacher must be there; labels are as the task wants them. ``max_shift`` is in pixels: inputs ``(N, C, H, W)``
+    are moved at random by up to that much each way, filled with their lowest value; 0 leaves them alone.
     """
 
     inputs: Tensor
     labels: Tensor | None = None
     teacher: Tensor | None = None
     max_shift: int = 0
-    is_of_classes: bool = True
+    task: Task = Task.CLASSES
 
     def without_teacher(self) -> TrainingSet:
         return replace(self, teacher=None)
@@ -246,28 +246,42 @@ def rate_at(step: int, steps: int, warmup: float) -> float:
 
 
 def loss_of(logits: Tensor, data: TrainingSet, index: Tensor, recipe: Recipe) -> Tensor:
-    """Return cross-entropy with the labels, Kullback-Leibler divergence from the teacher, or their mix.
+    """Return the loss against the labels, the teacher's outputs, or their mix.
 
-    Of values: the share of the teacher's variance in the batch that is missed.
+    Of classes: cross-entropy, and Kullback-Leibler divergence from the teacher. Of tags: binary cross-entropy with either. Of
+    values: the share of the wanted values' variance in the batch that is missed.
     """
-    if not data.is_of_classes and data.teacher is not None:
-        wanted = data.teacher[index].to(logits.device)
-        spread = (wanted - wanted.mean(0)).square().mean()
-        return (logits - wanted).square().mean() / spread.clamp_min(1e-12)
     parts: list[tuple[float, Tensor]] = []
     if data.labels is not None:
         share = 1.0 if data.teacher is None else 1.0 - recipe.distillation
-        labels = data.labels[index].to(logits.device)
-        parts.append((share, F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)))
+        parts.append((share, _from_labels(logits, data.labels[index].to(logits.device), data.task, recipe)))
     if data.teacher is not None:
         share = 1.0 if data.labels is None else recipe.distillation
-        soft = F.log_softmax(data.teacher[index].to(logits.device) / recipe.temperature, dim=1)
-        own = F.log_softmax(logits / recipe.temperature, dim=1)
-        divergence = F.kl_div(own, soft, reduction="batchmean", log_target=True)
-        parts.append((share * recipe.temperature**2, divergence))
+        parts.append((share, _from_teacher(logits, data.teacher[index].to(logits.device), data.task, recipe)))
     if not parts:
         raise ValueError("a training set needs labels, a teacher or both")
     return torch.stack([weight * part for weight, part in parts]).sum()
+
+
+def _from_labels(logits: Tensor, labels: Tensor, task: Task, recipe: Recipe) -> Tensor:
+    if task is Task.CLASSES:
+        return F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+    return F.binary_cross_entropy_with_logits(logits, labels) if task is Task.TAGS else _missed(logits, labels)
+
+
+def _from_teacher(logits: Tensor, teacher: Tensor, task: Task, recipe: Recipe) -> Tensor:
+    if task is Task.TAGS:
+        return F.binary_cross_entropy_with_logits(logits, teacher.sigmoid())
+    if task is Task.VALUES:
+        return _missed(logits, teacher)
+    soft = F.log_softmax(teacher / recipe.temperature, dim=1)
+    own = F.log_softmax(logits / recipe.temperature, dim=1)
+    return recipe.temperature**2 * F.kl_div(own, soft, reduction="batchmean", log_target=True)
+
+
+def _missed(values: Tensor, wanted: Tensor) -> Tensor:
+    spread = (wanted - wanted.mean(0)).square().mean()
+    return (values - wanted).square().mean() / spread.clamp_min(1e-12)
 
 
 def shifted(inputs: Tensor, pixels: int, generator: torch.Generator) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from pruning.heads import Heads
 
 Size = int | str | None
 """A size: known, free under a name, or free."""
+
+Ending = Literal["", "softmax", "sigmoid"]
 
 EXACT_INTEGERS = 2**24  # float32 holds every integer up to here: samples are kept as float32
 
@@ -56,18 +59,18 @@ class Packed(nn.Module):
         net: Takes the inputs in order; gives a tensor, or a tuple of them.
         signature: Of ``net``.
         heads: Attention heads of ``net`` by the names of its layers.
-        is_probability: The one output is a softmax. Then logarithms come out, which are logits, so that it can be trained.
+        ending: The one output is a softmax, or a sigmoid. Then logits come out, so that it can be trained as it was.
 
     Shapes: in ``(N, ...)`` as the one input has it, or ``(N, values)`` with several inputs side by side; out ``(N, values)``.
     """
 
     def __init__(
-        self, net: nn.Module, signature: Signature, *, is_probability: bool = False, heads: Sequence[Heads] = ()
+        self, net: nn.Module, signature: Signature, *, ending: Ending = "", heads: Sequence[Heads] = ()
     ) -> None:
         super().__init__()
         self.net = net
         self.signature = signature
-        self.is_probability = is_probability
+        self.ending: Ending = ending
         self.heads = tuple(heads)
         self.sample_shapes: tuple[tuple[int, ...], ...] = ()
 
@@ -99,10 +102,16 @@ class Packed(nn.Module):
         given = self.net.forward(*self.unpack(samples))
         return tuple(given) if isinstance(given, (tuple, list)) else (given,)
 
+    def to_logits(self, output: Tensor) -> Tensor:
+        """Return what the file's output ``(N, values)`` is as logits; where it is no probability, itself."""
+        if self.ending == "softmax":
+            return output.clamp_min(1e-9).log()
+        return output.clamp(1e-7, 1 - 1e-7).logit() if self.ending == "sigmoid" else output
+
     def forward(self, samples: Tensor) -> Tensor:
         outputs = self.outputs(samples)
-        if self.is_probability:
-            return outputs[0].clamp_min(1e-9).log()
+        if self.ending:
+            return self.to_logits(outputs[0])
         if len(outputs) == 1 and outputs[0].ndim == 2:
             return outputs[0]
         return torch.cat([output.flatten(1).to(torch.float32) for output in outputs], dim=1)

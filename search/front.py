@@ -9,6 +9,7 @@ from domain.build import BuildResult, BuiltArtifact
 from domain.front import Front, Point, PointArtifact
 from domain.job import Job
 from domain.measurement import CandidateTiming, Measured, Measurement
+from domain.scores import value_of
 from domain.pareto import nondominated
 from domain.ports import JobSnapshot
 from domain.trial import Trial
@@ -147,6 +148,8 @@ def _point(
         trial=trial.number,
         target=target,
         stage=stage,
+        metric=built.accuracy.metric,
+        metric_value=_own_value(built, built.accuracy.search, built.accuracy.test if stage == "final" else None),
         accuracy=built.accuracy.test if stage == "final" else None,
         accuracy_search=built.accuracy.search,
         test_samples=built.accuracy.test_samples if stage == "final" else None,
@@ -169,6 +172,13 @@ def _point(
         measured_at=_measured_at(measurement),
         conditions=_conditions(measurement, outcome),
     )
+
+
+def _own_value(built: BuildResult, search: float, test: float | None) -> float | None:
+    report = built.accuracy
+    if test is not None:
+        return value_of(report.metric, test, report.spread_test)
+    return value_of(report.metric, search, report.spread_search)
 
 
 def real_sparsity(view: View, target: int, trial: Trial) -> dict[str, float]:
@@ -255,6 +265,8 @@ def _dense_point(
         trial=None,
         target=target,
         stage=stage,
+        metric=built.accuracy.metric,
+        metric_value=_own_value(built, view.dense_accuracy(target, precision), test),
         accuracy=test,
         accuracy_search=view.dense_accuracy(target, precision),
         test_samples=built.accuracy.test_samples if stage == "final" else None,

@@ -55,7 +55,8 @@ def build_manifest(snapshot: JobSnapshot, point: Point, dense: Point) -> bytes:
         "macs": point.macs,
         "params": point.params,
         "accuracy": {
-            "metric": job.spec.objective.metric,
+            "metric": point.metric,
+            "metric_value": point.metric_value,
             "test": point.accuracy,
             "test_samples": point.test_samples,
             "search": point.accuracy_search,

@@ -1,6 +1,7 @@
 """A job's groups, found in a child process with a limit on memory and time: the model is somebody else's.
 
-``python -m workers.inspecting ARTIFACT_DIR`` is the child: a job as JSON on stdin, the network or a problem on stdout.
+``python -m workers.inspecting ARTIFACT_DIR MAX_BYTES [DATASETS_DIR]`` is the child: a job as JSON on stdin, the network or a
+problem on stdout.
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ class ChildInspector:
 
     Args:
         artifact_dir: Where models and data lie.
+        datasets_dir: What jobs may read by ``data.path``, where that is on this machine too.
         max_s: After this the child is killed.
         max_memory_bytes: Its address space.
         fetch: Brings a file to ``artifact_dir`` where the store is elsewhere: the child has no keys to it.
     """
 
     artifact_dir: Path
+    datasets_dir: Path | None = None
     max_s: float = MAX_S
     max_memory_bytes: int = MAX_MEMORY_BYTES
     fetch: Callable[[str], object] | None = None
@@ -57,6 +60,7 @@ class ChildInspector:
         # No database URL, no broker URL, no token: the child holds none of the server's secrets.
         environment = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
         command = [sys.executable, "-m", "workers.inspecting", str(self.artifact_dir), str(self.max_memory_bytes)]
+        command += [str(self.datasets_dir)] if self.datasets_dir is not None else []
         try:
             child = subprocess.run(
                 command,
@@ -80,7 +84,7 @@ class ChildInspector:
         return Network.model_validate(answer)
 
 
-def main(artifact_dir: str, max_memory_bytes: str) -> None:
+def main(artifact_dir: str, max_memory_bytes: str, datasets_dir: str | None = None) -> None:
     """The child."""
     resource.setrlimit(resource.RLIMIT_AS, (int(max_memory_bytes), int(max_memory_bytes)))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -89,7 +93,8 @@ def main(artifact_dir: str, max_memory_bytes: str) -> None:
 
     try:
         spec = JobSpec.model_validate_json(sys.stdin.buffer.read())
-        text = inspect_job(spec, FileArtifactStore(Path(artifact_dir))).model_dump_json()
+        folder = Path(datasets_dir) if datasets_dir else None
+        text = inspect_job(spec, FileArtifactStore(Path(artifact_dir)), folder).model_dump_json()
     except PruneloopError as error:
         text = json.dumps({"problem": {"message": error.message, "code": error.code}})
     except Exception as error:  # A boundary: a plug-in's model raises what it likes.

@@ -6,10 +6,11 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from api.checks.npz import check_npz
+from api.checks.data import check_data
 from api.checks.onnx_file import check_onnx
 from api.checks.weights import check_weights
 from domain.artifact import ArtifactKind
+from domain.data_files import PICKLE_SUFFIXES
 from domain.errors import Invalid
 from domain.ncnn_file import check as check_ncnn
 from domain.openvino_file import check as check_openvino
@@ -20,11 +21,10 @@ CHECKS: dict[ArtifactKind, Callable[[Path], object]] = {
     ArtifactKind.NCNN: check_ncnn,
     ArtifactKind.OPENVINO: check_openvino,
     ArtifactKind.WEIGHTS: check_weights,
-    ArtifactKind.DATA: check_npz,
+    ArtifactKind.DATA: check_data,
 }
 UPLOADABLE_KINDS = ", ".join(kind.value for kind in CHECKS)
 
-PICKLE_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth")
 _PICKLE_PROTOCOLS = frozenset(range(2, 6))
 
 

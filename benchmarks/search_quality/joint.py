@@ -19,9 +19,9 @@ from benchmarks.search_quality.bench import exported
 from benchmarks.search_quality.tasks import Task, open_task
 from domain.artifact import ArtifactKind, ArtifactRef, digest_of_file
 from domain.measurement import Measured, MeasuredFile, MeasurementPlan, MeasurementRequest
-from pruning.accuracy import accuracy_of
 from pruning.datasets.splits import CheckedSplits
 from pruning.exporters.onnx import OnnxExporter
+from pruning.metrics.scores import accuracy as accuracy_of
 from workers.agent.sandbox import SandboxRunner
 
 FILES_A_SESSION = 6

@@ -29,7 +29,7 @@ from client.commands.shared import (
     make_console,
     write_json,
 )
-from client.files import kind_of, read_job
+from client.files import kind_of, read_job, upload_folder
 from client.follow import follow
 from client.plan import plan_block
 from client.render import front_table, jobs_table
@@ -88,7 +88,11 @@ def submit(
 
 def upload(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A model (.onnx), data (.npz) or weights (.safetensors).")
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="A model (.onnx), weights (.safetensors) or data (.npz, .csv, .parquet, .zip, a folder).",
+        ),
     ],
     kind: Annotated[
         str | None, typer.Option("--kind", help="onnx, data or weights; default: what the name ends in says.")
@@ -100,7 +104,10 @@ def upload(
 ) -> None:
     """Upload a file and print the digest that jobs name it by."""
     with connect(url, token, data_dir) as client:
-        made = client.upload_artifact(file, kind or kind_of(file))
+        if file.is_dir() and kind in {None, "data"}:
+            made = upload_folder(client, file)
+        else:
+            made = client.upload_artifact(file, kind or kind_of(file))
     emit(made, made.digest, as_json=as_json)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from domain.errors import FieldProblem, Invalid
+from pruning.datasets.problems import problem
 from pruning.datasets.splits import Splits
 
 MAX_UNPACKED_BYTES = 8 * 2**30
@@ -27,14 +27,14 @@ def read_npz(path: Path) -> Splits:
     arrays = _read_arrays(path)
     if "train_inputs" not in arrays:
         found = ", ".join(sorted(arrays)) or "nothing"
-        raise _problem("data.train_inputs", "data_missing", f"The npz has no train_inputs; it holds {found}.")
+        raise problem("data.train_inputs", "data_missing", f"The npz has no train_inputs; it holds {found}.")
     how = []
     pairs: dict[str, tuple[torch.Tensor, torch.Tensor | None] | None] = {}
     for split in ("train", "val", "test"):
         inputs, labels = arrays.get(f"{split}_inputs"), arrays.get(f"{split}_labels")
         if inputs is None:
             if labels is not None:
-                raise _problem(
+                raise problem(
                     f"data.{split}_inputs", "data_missing", f"There is {split}_labels, but no {split}_inputs."
                 )
             pairs[split] = None
@@ -64,10 +64,10 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             unpacked = sum(entry.file_size for entry in archive.infolist())
     except (zipfile.BadZipFile, OSError) as error:
         message = f"The data file is not an npz (a zip of npy arrays): {error}. Save it with numpy.savez."
-        raise _problem("data.artifact", "data_not_npz", message) from error
+        raise problem("data.artifact", "data_not_npz", message) from error
     if unpacked > MAX_UNPACKED_BYTES:
         message = f"The npz unpacks to {unpacked} bytes, more than {MAX_UNPACKED_BYTES}; give fewer samples."
-        raise _problem("data.artifact", "data_too_large", message)
+        raise problem("data.artifact", "data_too_large", message)
     arrays: dict[str, np.ndarray] = {}
     with np.load(path, allow_pickle=False) as file:
         for name in file.files:
@@ -79,13 +79,9 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
                 is_pickled = "allow_pickle" in str(error) or "pickle" in str(error)
                 code = "data_pickled" if is_pickled else "data_not_npz"
                 mend = "save plain numeric arrays, not objects" if is_pickled else "write the file again"
-                raise _problem(f"data.{name}", code, f"{name} cannot be read ({error}); {mend}.") from error
+                raise problem(f"data.{name}", code, f"{name} cannot be read ({error}); {mend}.") from error
             if array.dtype.kind not in "biuf":
                 message = f"{name} holds {array.dtype}, not numbers; save plain numeric arrays."
-                raise _problem(f"data.{name}", "data_shape", message)
+                raise problem(f"data.{name}", "data_shape", message)
             arrays[name] = array
     return arrays
-
-
-def _problem(field: str, code: str, message: str) -> Invalid:
-    return Invalid(message, code=code, fields=[FieldProblem(field, message)])

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from domain.errors import FieldProblem, Invalid
+from pruning.datasets.problems import problem
 
 Pair = tuple[Tensor, Tensor | None]
-"""Inputs of shape ``(N, ...)`` and labels of shape ``(N,)``: classes as int64, ratings as float32; labels may be None."""
+"""Inputs of shape ``(N, ...)`` and labels ``(N,)`` or ``(N, ...)``: whole numbers as int64, others float32; labels may be None."""
 
 VAL_SHARE = 0.15
 TEST_SHARE = 0.15
+MOST_CLASSES = 2_000
 CUT_SEED = 20_240_501  # fixed: the same file is always cut the same way, whatever the job's seed
 
 
@@ -47,9 +48,12 @@ class CheckedSplits(Splits):
     val: Pair
     test: Pair
 
+    def named(self) -> tuple[tuple[str, Pair], ...]:
+        return ("train", self.train), ("val", self.val), ("test", self.test)
+
     @property
     def has_labels(self) -> bool:
-        return all(labels is not None for _, labels in (self.train, self.val, self.test))
+        return all(labels is not None for _, (_, labels) in self.named())
 
 
 def as_splits(made: object) -> CheckedSplits:
@@ -59,9 +63,9 @@ def as_splits(made: object) -> CheckedSplits:
         Invalid: ``data_missing``, ``data_shape``, ``data_empty`` or ``data_not_finite``.
     """
     if not isinstance(made, Splits):
-        raise _problem("data", "data_shape", f"A dataset must give pruning.datasets.Splits, not {type(made).__name__}.")
+        raise problem("data", "data_shape", f"A dataset must give pruning.datasets.Splits, not {type(made).__name__}.")
     if made.train is None:
-        raise _problem("data.train_inputs", "data_missing", "There is no train split, and nothing to cut one from.")
+        raise problem("data.train_inputs", "data_missing", "There is no train split, and nothing to cut one from.")
     pairs = {name: _as_pair(name, getattr(made, name)) for name in ("train", "val", "test")}
     whole = cut_missing(pairs, made.how)
     return replace(whole, max_shift=made.max_shift)
@@ -93,55 +97,35 @@ def stratified_order(labels: Tensor | None, total: int, seed: int) -> Tensor:
     """Return a seeded order of ``total`` samples in which every prefix holds the classes in proportion."""
     generator = torch.Generator().manual_seed(seed)
     shuffled = torch.randperm(total, generator=generator)
-    if labels is None or labels.is_floating_point():
+    if labels is None or labels.is_floating_point() or labels.ndim > 1:
         return shuffled
+    classes = labels.unique()
+    if len(classes) > MOST_CLASSES:
+        return shuffled  # whole numbers that are no classes
     ranks = torch.empty(total, dtype=torch.float64)
-    for label in labels.unique():
+    for label in classes:
         members = shuffled[labels[shuffled] == label]
         jitter = torch.rand(1, generator=generator, dtype=torch.float64)
         ranks[members] = (torch.arange(len(members), dtype=torch.float64) + jitter) / len(members)
     return torch.argsort(ranks, stable=True)
 
 
-def check_labels(splits: CheckedSplits, classes: int) -> None:
-    """Check that labels are classes of the model.
-
-    Raises:
-        Invalid: ``data_shape`` where they are no whole numbers, ``labels_out_of_range``; both name the split.
-    """
-    for name, (_, labels) in _named(splits):
-        if labels is not None and labels.is_floating_point():
-            raise _problem(f"data.{name}_labels", "data_shape", f"{name}_labels must hold whole class numbers.")
-        if labels is not None and (int(labels.min()) < 0 or int(labels.max()) >= classes):
-            worst = int(labels.max()) if int(labels.max()) >= classes else int(labels.min())
-            raise _problem(
-                f"data.{name}_labels",
-                "labels_out_of_range",
-                f"Label {worst} in {name}_labels is outside the model's classes 0..{classes - 1}; give the model as many"
-                " classes as the data has (`model.params.classes`) or mend the labels.",
-            )
-
-
-def _named(splits: CheckedSplits) -> tuple[tuple[str, Pair], ...]:
-    return ("train", splits.train), ("val", splits.val), ("test", splits.test)
-
-
 def _check(splits: CheckedSplits) -> None:
     shape = splits.train[0].shape[1:]
-    for name, (inputs, labels) in _named(splits):
+    for name, (inputs, labels) in splits.named():
         field = f"data.{name}_inputs"
         if len(inputs) == 0:
-            raise _problem(field, "data_empty", f"The {name} split has no samples.")
+            raise problem(field, "data_empty", f"The {name} split has no samples.")
         if inputs.ndim < 2:
-            raise _problem(field, "data_shape", f"{name}_inputs has shape {tuple(inputs.shape)}; want (samples, ...).")
+            raise problem(field, "data_shape", f"{name}_inputs has shape {tuple(inputs.shape)}; want (samples, ...).")
         if inputs.shape[1:] != shape:
             message = f"A sample of {name} has shape {tuple(inputs.shape[1:])}, one of train {tuple(shape)}."
-            raise _problem(field, "data_shape", message)
+            raise problem(field, "data_shape", message)
         if not bool(torch.isfinite(inputs).all()):
-            raise _problem(field, "data_not_finite", f"{name}_inputs holds NaN or infinity; clean the data.")
-        if labels is not None and labels.shape != (len(inputs),):
-            message = f"{name}_labels has shape {tuple(labels.shape)}; want ({len(inputs)},), one class per sample."
-            raise _problem(f"data.{name}_labels", "data_shape", message)
+            raise problem(field, "data_not_finite", f"{name}_inputs holds NaN or infinity; clean the data.")
+        if labels is not None and (labels.ndim == 0 or len(labels) != len(inputs)):
+            message = f"{name}_labels has shape {tuple(labels.shape)}; want ({len(inputs)}, ...), the samples first."
+            raise problem(f"data.{name}_labels", "data_shape", message)
 
 
 def _as_pair(name: str, split: object) -> Pair | None:
@@ -149,22 +133,18 @@ def _as_pair(name: str, split: object) -> Pair | None:
         return None
     if isinstance(split, Dataset):
         if not isinstance(split, Sized):
-            raise _problem(f"data.{name}", "data_shape", f"The {name} split has no length; give a map-style dataset.")
+            raise problem(f"data.{name}", "data_shape", f"The {name} split has no length; give a map-style dataset.")
         samples: list[Any] = [split[index] for index in range(len(split))]
         split = (
             torch.stack([torch.as_tensor(sample[0]) for sample in samples]),
-            None if samples[0][1] is None else torch.as_tensor([int(sample[1]) for sample in samples]),
+            None if samples[0][1] is None else torch.stack([torch.as_tensor(sample[1]) for sample in samples]),
         )
     if not isinstance(split, (tuple, list)) or len(split) != 2 or not isinstance(split[0], Tensor):
-        raise _problem(f"data.{name}", "data_shape", f"The {name} split must be an (inputs, labels) pair of tensors.")
+        raise problem(f"data.{name}", "data_shape", f"The {name} split must be an (inputs, labels) pair of tensors.")
     inputs, labels = split
     if labels is not None:
         if labels.is_floating_point() and not bool(torch.isfinite(labels).all()):
-            raise _problem(f"data.{name}_labels", "data_not_finite", f"{name}_labels holds NaN or infinity.")
+            raise problem(f"data.{name}_labels", "data_not_finite", f"{name}_labels holds NaN or infinity.")
         is_rating = labels.is_floating_point() and not bool((labels == labels.round()).all())
         labels = labels.to(torch.float32 if is_rating else torch.int64)
     return inputs.to(torch.float32), labels
-
-
-def _problem(field: str, code: str, message: str) -> Invalid:
-    return Invalid(message, code=code, fields=[FieldProblem(field, message)])

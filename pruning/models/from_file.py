@@ -16,7 +16,7 @@ from domain.errors import FieldProblem, Invalid, NotFound
 from domain.ports import ArtifactStore
 from pruning.from_onnx import BadOnnx, Converted, convert
 from pruning.from_onnx.simplify import free_heads, simplify
-from pruning.signature import Packed, Port, Signature
+from pruning.signature import Ending, Packed, Port, Signature
 
 FIELD = "model.artifact"
 CHECK_TIMEOUT_S = 300.0
@@ -89,9 +89,8 @@ def open_file(file: bytes) -> Packed:
     heads = free_heads(converted.module)
     signature = _signature(converted)
     _require_samples(signature)
-    is_probability = len(signature.outputs) == 1 and len(signature.outputs[0].shape) == 2
-    is_probability = is_probability and _ends_in_softmax(converted.module)
-    return Packed(converted.module, signature, is_probability=is_probability, heads=heads)
+    is_vector = len(signature.outputs) == 1 and len(signature.outputs[0].shape) == 2
+    return Packed(converted.module, signature, ending=_ending(converted.module) if is_vector else "", heads=heads)
 
 
 def require_free_batch(model: Packed, sample: Tensor) -> None:
@@ -153,13 +152,13 @@ def _require_samples(signature: Signature) -> None:
         raise Invalid(message, code="unsupported_onnx", fields=[FieldProblem(FIELD, message)])
 
 
-def _ends_in_softmax(module: fx.GraphModule) -> bool:
-    """Whether the one output is a softmax over its last dimension, so that its logarithm is logits."""
+def _ending(module: fx.GraphModule) -> Ending:
+    """Say whether the one output is a softmax over its last dimension, or a sigmoid."""
     (end,) = (node for node in module.graph.nodes if node.op == "output")
     last = end.args[0]
-    if not isinstance(last, fx.Node):
-        return False
-    return last.target is torch.softmax and last.args[1] in {-1, 1}
+    if isinstance(last, fx.Node) and last.target is torch.softmax and last.args[1] in {-1, 1}:
+        return "softmax"
+    return "sigmoid" if isinstance(last, fx.Node) and last.target is torch.sigmoid else ""
 
 
 def _baked(why: str) -> Invalid:

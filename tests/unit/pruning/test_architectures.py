@@ -20,6 +20,7 @@ from pruning.exporters.outputs import joined
 from pruning.groups import find_groups
 from pruning.heads import Heads
 from pruning.importance import l2_importance
+from pruning.metrics import Metric, Task, find_metric
 from pruning.models import build_model
 from pruning.models.bert import bert_encoder
 from pruning.network import describe_layers
@@ -30,6 +31,10 @@ from pruning.surgery import prune_to_widths, read_widths
 from tests.unit.pruning.folder import FolderStore
 
 FP32 = Compute(torch.device("cpu"))
+
+
+def _metric(name: str, width: int, *, gives_logits: bool = True) -> Metric:
+    return find_metric(name, gives_logits=gives_logits, width=width, label_dims=1)
 
 
 def _conv(before: int, width: int, kernel: int = 3, groups: int = 1, stride: int = 1) -> nn.Sequential:
@@ -169,7 +174,7 @@ def test_a_classifier_is_cut_recovered_and_exported(
     model = make()
     inputs, labels = digits.train
     train(model, TrainingSet(inputs, labels), Recipe(epochs=6, learning_rate=0.1), FP32)
-    dense = Dense(model.eval(), digits, FP32, "accuracy", 10, 0)
+    dense = Dense(model.eval(), digits, FP32, _metric("accuracy", 10), 10, 0)
     before = dense.evaluate(model, "val", nullcontext)
     assert before > 0.75  # trained weights, so that there is something to lose
     groups = dense.groups()
@@ -189,9 +194,9 @@ def test_a_u_net_is_cut_across_its_skip_and_its_transposed_convolution(digits: C
     torch.manual_seed(0)
     model, inputs = Unet(), digits.train[0]
     noisy = inputs + 0.5 * torch.randn(inputs.shape)
-    train(model, TrainingSet(noisy, teacher=inputs.flatten(1), is_of_classes=False), Recipe(6, 0.02), FP32)
+    train(model, TrainingSet(noisy, teacher=inputs.flatten(1), task=Task.VALUES), Recipe(6, 0.02), FP32)
     splits = CheckedSplits((noisy, None), (noisy[:200], None), (noisy[:200], None))
-    dense = Dense(model.eval(), splits, FP32, "agreement", 64, 0, is_of_classes=False)
+    dense = Dense(model.eval(), splits, FP32, _metric("agreement", 64, gives_logits=False), 64, 0)
     groups = dense.groups()
     assert [layer.name for layer in groups.unprunable] == ["head"]
     assert {group.name for group in groups.groups} == {"first.0", "down.0", "up", "last.0"}
@@ -217,7 +222,7 @@ def test_a_recommender_of_three_inputs_is_cut_and_keeps_their_names_and_types() 
     samples = torch.cat([torch.randint(0, 20, (256, 1)), torch.randint(0, 30, (256, 1)), torch.randn(256, 4)], 1)
     model.bind(samples.shape[1:])
     wanted = samples[:, 2:3] * 0.5 + (samples[:, :1] % 3)
-    train(model, TrainingSet(samples, teacher=wanted, is_of_classes=False), Recipe(20, 0.05), FP32)
+    train(model, TrainingSet(samples, teacher=wanted, task=Task.VALUES), Recipe(20, 0.05), FP32)
     groups = find_groups(model, samples[:2])
     assert {group.name for group in groups.groups} == {"net.hidden.0", "net.hidden.2"}
     scores = {group.name: l2_importance(model, group) for group in groups.groups}

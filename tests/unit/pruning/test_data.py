@@ -124,7 +124,7 @@ def test_objects_in_an_npz_are_refused_and_never_unpickled(store: FolderStore) -
     [
         ({"val_inputs": np.zeros((8, 1, 7, 8), np.float32)}, "data_shape", "data.val_inputs"),
         ({"test_labels": np.zeros(7, np.int64)}, "data_shape", "data.test_labels"),
-        ({"train_labels": np.zeros((40, 2))}, "data_shape", "data.train_labels"),
+        ({"train_labels": np.zeros((39, 2))}, "data_shape", "data.train_labels"),
         ({"val_inputs": np.full((8, 1, 8, 8), np.nan)}, "data_not_finite", "data.val_inputs"),
         ({"test_inputs": np.zeros((0, 1, 8, 8)), "test_labels": np.zeros(0)}, "data_empty", "data.test_inputs"),
         ({"train_inputs": np.array(["a"] * 40)}, "data_shape", "data.train_inputs"),

@@ -12,11 +12,12 @@ from domain.candidate import ImportanceMix
 from domain.errors import Invalid
 from domain.job import DataSpec, ModelSpec
 from domain.ports import BuildAbandoned
-from pruning.accuracy import accuracy_of, evaluate, predict
+from pruning.accuracy import evaluate, predict
 from pruning.datasets import load_data
 from pruning.datasets.splits import CheckedSplits
 from pruning.groups import find_groups
 from pruning.importance import mixed_importance
+from pruning.metrics.scores import accuracy as accuracy_of
 from pruning.models import build_model
 from pruning.precision import Compute, choose_compute, choose_device
 from pruning.recovery import (

@@ -11,11 +11,12 @@ from torch import nn
 
 from domain.candidate import Candidate
 from domain.job import DataSpec, ModelSpec
-from pruning.accuracy import accuracy_of, predict
+from pruning.accuracy import predict
 from pruning.blocks import drop_blocks
 from pruning.cost import count_macs, count_params
 from pruning.datasets import load_data
 from pruning.dense import Dense, open_dense
+from pruning.metrics.scores import accuracy as accuracy_of
 from pruning.precision import Compute
 from pruning.recovery import Recipe, reestimate_batch_norm, train
 from pruning.skipping import score_blocks, weight_norm

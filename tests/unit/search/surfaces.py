@@ -23,6 +23,7 @@ from domain.formats import why_not
 from domain.measurement import CandidateTiming, FileTiming, Measured, Measurement, MeasurementOutcome, Verdict
 from domain.outcome import Failed
 
+SPREAD = 25.0  # of the labels, where the metric is the error in their unit
 DENSE_ACCURACY = 0.95
 # What a precision does to any file: accuracy it costs, share of the fp32 time it takes.
 QUANTISED = {"fp32": (0.0, 1.0), "fp16": (0.0, 1.25), "int8": (0.008, 0.4)}
@@ -107,6 +108,9 @@ class FakeBuilder:
         return BuildResult(
             kind=request.kind,
             accuracy=AccuracyReport(
+                metric=request.metric,
+                spread_search=SPREAD if request.metric == "rmse" else None,
+                spread_test=SPREAD if request.metric == "rmse" and isinstance(request, FinalRequest) else None,
                 search=artifacts[0].accuracy_search or 0.0,
                 test=artifacts[0].accuracy_test,
                 test_samples=1000 if isinstance(request, FinalRequest) else None,
