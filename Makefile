@@ -15,6 +15,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	# Pretrained files to prune: of the package only its models are wanted, not OpenCV. It knows no Python after 3.12.
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps rapidocr-onnxruntime==1.4.4
 	touch $@
 
 # The page at / wants a few small libraries from the npm registry: npm of the PATH fetches them, or the one pip brings. Where neither
@@ -50,6 +52,23 @@ FUZZ_S ?= 3600
 fuzz: $(VENV)/.installed-dev ## fuzz what parses files and bodies from outside, for an hour (FUZZ_S=60: a look); finds are kept in tests/fuzz/corpus
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_S)
+
+$(VENV)-zoo/.installed: pyproject.toml constraints.txt
+	test -x $(VENV)-zoo/bin/python || $(PYTHON) -m venv $(VENV)-zoo
+	$(VENV)-zoo/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,zoo]'
+	touch $@
+
+test-zoo: $(VENV)-zoo/.installed ## models of timm, torchvision and transformers, a detector by torchmetrics, what `datasets` writes
+	PRUNELOOP_TEST_ZOO=1 $(VENV)-zoo/bin/python -m pytest tests/zoo --log-cli-level=INFO
+
+$(VENV)-keras/.installed:
+	test -x $(VENV)-keras/bin/python || $(PYTHON) -m venv $(VENV)-keras
+	$(VENV)-keras/bin/python -m pip install --quiet --disable-pip-version-check \
+	  tensorflow-cpu==2.21.0 tf2onnx==1.17.0 onnxruntime==1.32.0 scikit-learn==1.9.1
+	touch $@
+
+test-keras: $(VENV)/.installed-dev $(VENV)-keras/.installed ## a Keras model with convolutions to a pruned file (TensorFlow in a venv of its own)
+	PRUNELOOP_KERAS_PYTHON=$(abspath $(VENV)-keras/bin/python) $(BIN)/python -m pytest tests/keras --log-cli-level=INFO
 
 lint: $(VENV)/.installed-dev ## ruff and mypy (the layers are held by tests/architecture)
 	$(BIN)/ruff check .

@@ -18,8 +18,8 @@ from db.store import SqlJobStore
 from domain import logs
 from domain.errors import Unavailable
 from domain.formats import FORMATS
-from domain.scores import METRICS, PLUGIN_GROUP
 from domain.ports import ArtifactStore
+from domain.scores import METRICS, PLUGIN_GROUP
 from settings import ApiSettings, BuildSettings, CoreSettings, SearchSettings
 from workers.dispatch import CeleryLauncher
 

@@ -22,7 +22,7 @@ from domain.candidate import GroupInfo, UnprunableLayer
 from domain.errors import FieldProblem, Invalid
 from pruning.cost import LayerCost, layer_costs
 from pruning.heads import find_heads, heads_members, why_attention_is_whole
-from pruning.members import Group, Groups, Member, Role, has_layer, width_of
+from pruning.members import Group, Groups, Member, Role, channel_axis, has_layer, width_of
 
 __all__ = ["Group", "Groups", "Member", "Role", "cut", "find_groups", "regroup", "require_eager", "trace"]
 
@@ -86,6 +86,11 @@ def find_groups(model: nn.Module, example: Tensor) -> Groups:
     for name, module in model.named_modules():
         if isinstance(module, nn.RNNBase):
             reason = f"{type(module).__name__} keeps the gates of its hidden units in packed weights, which cannot be cut yet"
+            unprunable.append(UnprunableLayer(name=name, reason=reason))
+    named = seen | {layer.name for layer in unprunable}
+    for name, module in model.named_modules():
+        if name and name not in named and any(one.ndim > 1 for one in module.parameters(recurse=False)):
+            reason = why_attention_is_whole(graph.model, name) or _why_a_stranger_is_whole(module)
             unprunable.append(UnprunableLayer(name=name, reason=reason))
     if not groups:
         listed = "; ".join(f"{layer.name}: {layer.reason}" for layer in unprunable) or "it has no layers with channels"
@@ -160,7 +165,15 @@ def trace(model: nn.Module, example: Tensor) -> tp.DependencyGraph:
         copy = deepcopy(model).eval()
         for parameter in copy.parameters():
             parameter.requires_grad_(True)  # the graph is read off grad_fn: a frozen net gives an empty one, silently
-        return tp.DependencyGraph().build_dependency(copy, example_inputs=(example[:2],), verbose=False)
+        try:
+            return tp.DependencyGraph().build_dependency(copy, example_inputs=(example[:2],), verbose=False)
+        except (ArithmeticError, AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            message = (
+                f"The model's channels cannot be followed ({type(error).__name__}: {error}). Torch-Pruning does not know a"
+                f" reshape that"
+                " mixes channels, such as a channel shuffle; write it otherwise, or choose another model."
+            )
+            raise Invalid(message, code="channels_not_followed", fields=[FieldProblem("model", message)]) from error
 
 
 def cut(graph: tp.DependencyGraph, root: str, remove: Sequence[int]) -> None:
@@ -253,21 +266,58 @@ def _role_of(module: nn.Module, is_out: bool, channels: int) -> Role | str:
 
 
 def _why_it_cannot_be_narrowed(model: nn.Module, root: str, members: tuple[Member, ...], example: Tensor) -> str | None:
-    """Narrow the group by one and then to half on a copy and run it: the guard against what a trace cannot see."""
+    """Narrow the group by one and then to half on a copy and run it: the guard against what a trace cannot see.
+
+    The cut copy must give what the whole model gives when nobody reads the channels that went. A flatten that puts the channels
+    last, or a softmax over them, runs just as well when it is cut, and gives something else. Where a layer norm takes the mean over
+    the channels, that is so by its nature, and only that the copy runs is asked.
+    """
     graph = trace(model, example)
     channels = len(set(members[0].root))
+    is_normed = any(isinstance(_member_of(model, member), nn.LayerNorm) for member in members)
     with torch.no_grad():
         before = graph.model(example[:2])
+        wanted = None if is_normed else _deaf(graph.model, members, channels // 2)(example[:2])
         try:
             cut(graph, root, [0])  # what needs even widths, or multiples of a head's size, shows here
             graph.model(example[:2])
-            cut(graph, root, range(channels // 2 - 1))
+            cut(graph, root, range(channels // 2 - 1))  # the first half, with the one that is gone
             after = graph.model(example[:2])
         except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, AssertionError) as error:
             return f"the model does not run with fewer of its channels: {str(error).splitlines()[0]}"
     if not isinstance(after, Tensor) or after.shape != before.shape:
         return "its channels are the model's outputs, or change their shape"
+    if wanted is not None and not _is_close(after, wanted):
+        return "its channels are not independent: without half of them the others give something else"
     return None
+
+
+def _member_of(model: nn.Module, member: Member) -> object:
+    owner, _, name = member.name.rpartition(".")
+    return getattr(model.get_submodule(owner), name, None)
+
+
+def _deaf(model: nn.Module, members: tuple[Member, ...], gone: int) -> nn.Module:
+    """Return a copy in which no layer reads the first channels of a group."""
+    deaf = deepcopy(model)
+    for member in members:
+        if member.role is Role.CONSUMES:
+            weight = deaf.get_submodule(member.name).weight
+            assert isinstance(weight, Tensor)
+            unread = [index for index, root in zip(member.index, member.root, strict=True) if root < gone]
+            weight.data.index_fill_(
+                channel_axis(deaf.get_submodule(member.name), Role.CONSUMES), _places(unread, weight), 0.0
+            )
+    return deaf
+
+
+def _places(index: list[int], weight: Tensor) -> Tensor:
+    return torch.tensor(index, dtype=torch.int64, device=weight.device)
+
+
+def _is_close(given: Tensor, wanted: Tensor) -> bool:
+    scale = float(wanted.float().abs().max())
+    return torch.allclose(given.float(), wanted.float(), rtol=1e-2, atol=1e-3 * max(scale, 1e-6))
 
 
 def _why_unseen(model: nn.Module, name: str) -> str:
@@ -276,6 +326,13 @@ def _why_unseen(model: nn.Module, name: str) -> str:
         return f"a grouped convolution ({module.groups} groups) cannot lose single channels"
     unseen = "it was not reached by a forward pass, or only in a way that hides its channels"
     return why_attention_is_whole(model, name) or unseen
+
+
+def _why_a_stranger_is_whole(module: nn.Module) -> str:
+    """Return why a layer with weights that is no convolution, linear or recurrent one stays as it is."""
+    if isinstance(module, nn.Embedding):
+        return "a table that rows are looked up in; its columns are not cut yet"
+    return f"layers of type {type(module).__name__} are not supported yet"
 
 
 def _describe(

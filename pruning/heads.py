@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from domain.candidate import GroupInfo, UnprunableLayer
+from pruning.attention import known_layout
 from pruning.cost import LayerCost
 from pruning.members import Group, Member, Role
 
@@ -45,6 +46,7 @@ class Heads:
         head_dim: Features of one head, the same in all those layers.
         count: Name of the module's attribute that holds the number of heads, where its forward needs one.
         parts: How often all heads lie side by side in a layer of ``makes``: 3 where query, key and value are one layer.
+        features: Name of the attribute that holds heads times ``head_dim``, where its forward needs one.
     """
 
     makes: tuple[str, ...]
@@ -52,6 +54,7 @@ class Heads:
     head_dim: int
     count: str | None = None
     parts: int = 1
+    features: str | None = None
 
 
 def find_heads(
@@ -69,7 +72,7 @@ def find_heads(
     refused: list[UnprunableLayer] = []
     for owner, module in model.named_modules():
         declare = getattr(module, "head_groups", None)
-        for heads in declare() if callable(declare) else ():
+        for heads in declare() if callable(declare) else _of_a_library(module):
             members, reason = _members(model, owner, heads)
             group = None
             if reason is None:
@@ -99,9 +102,21 @@ def cut_heads(model: nn.Module, group: Group, remove: Sequence[int]) -> None:
     for member in group.members:
         positions = [index for index, head in zip(member.index, member.root, strict=True) if head not in gone]
         _keep(model.get_submodule(member.name), positions, member.role)
-    if group.count is not None:
-        owner, _, attribute = group.count.rpartition(".")
-        setattr(model.get_submodule(owner), attribute, group.channels - len(gone))
+    left = group.channels - len(gone)
+    each = len(group.of_role(Role.CONSUMES)[0].index) // group.channels
+    for path, value in ((group.count, left), (group.features, left * each)):
+        if path is not None:
+            owner, _, attribute = path.rpartition(".")
+            setattr(model.get_submodule(owner), attribute, value)
+
+
+def _of_a_library(module: nn.Module) -> tuple[Heads, ...]:
+    found = known_layout(module)
+    if found is None:
+        return ()
+    layout, reader, head_dim = found
+    count, features = (name if name and hasattr(module, name) else None for name in (layout.count, layout.features))
+    return (Heads(layout.makes, (reader,), head_dim, count=count, parts=layout.parts, features=features),)
 
 
 def why_attention_is_whole(model: nn.Module, name: str) -> str | None:
@@ -109,13 +124,16 @@ def why_attention_is_whole(model: nn.Module, name: str) -> str | None:
     owner, _, leaf = name.rpartition(".")
     parent = model.get_submodule(owner)
     module = model.get_submodule(name)
+    if callable(getattr(parent, "head_groups", None)) or known_layout(parent) is not None:
+        return None  # its heads are known: whatever keeps this layer whole, it is not that
     advice = "use separate query, key, value and output layers in a module that declares head_groups()"
     if isinstance(parent, nn.MultiheadAttention):
         return f"nn.MultiheadAttention keeps its heads in one packed weight, which cannot be cut yet; {advice}"
     if leaf in FUSED_NAMES and isinstance(module, nn.Linear):
-        return f"a fused query-key-value layer cannot be cut yet; {advice}"
+        kind = type(parent).__name__
+        return f"a fused query-key-value layer of {kind}, an attention whose heads are not known here, cannot be cut yet; {advice}"
     if any(isinstance(getattr(parent, count, None), int) for count in COUNT_NAMES):
-        return f"part of {type(parent).__name__}, an attention with a fixed number of heads; {advice}"
+        return f"part of {type(parent).__name__}, an attention whose heads are not known here; {advice}"
     return None
 
 
@@ -162,7 +180,8 @@ def _group(
         macs=sum(costs[name].macs for name in makers if name in costs),
         granularity=1,
     )
-    return Group(info, members, is_declared=True, count=None if heads.count is None else _join(owner, heads.count))
+    count, features = (None if name is None else _join(owner, name) for name in (heads.count, heads.features))
+    return Group(info, members, is_declared=True, count=count, features=features)
 
 
 def _why_heads_cannot_go(model: nn.Module, group: Group, example: Tensor) -> str | None:

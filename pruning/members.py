@@ -46,6 +46,7 @@ class Group:
     members: tuple[Member, ...]
     is_declared: bool = False
     count: str | None = None
+    features: str | None = None
 
     @property
     def name(self) -> str:

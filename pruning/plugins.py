@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
@@ -71,6 +72,9 @@ class Registry(Generic[T]):
             importlib.invalidate_caches()  # it may have been installed since this process looked
             self._plugins = None
             found = self._find(name)
+        family, _, member = name.partition("/")
+        if found is None and member and self._find(family) is not None:
+            return partial(self.factory(family), member)  # timm/resnet18: what the plug-in timm calls resnet18
         if found is None:
             known = ", ".join(self.names())
             message = (

@@ -30,7 +30,7 @@ def load_weights(model: nn.Module, data: bytes, *, field: str = "model.weights")
         Invalid: ``weights_pickled``, ``bad_weights_file``, ``weights_do_not_fit`` or ``nan_weights``.
     """
     model = model.net if isinstance(model, Packed) else model
-    state = _read(data, field)
+    state = _renamed(model, _read(data, field))
     wanted = model.state_dict()
     # A file may leave out the counters of batch norms: nothing depends on them.
     missing = sorted(name for name in wanted.keys() - state.keys() if not name.endswith("num_batches_tracked"))
@@ -49,6 +49,15 @@ def load_weights(model: nn.Module, data: bytes, *, field: str = "model.weights")
         message = f"The weights hold NaN or infinity in {', '.join(broken[:3])}; give finite weights."
         raise Invalid(message, code="nan_weights", fields=[FieldProblem(field, message)])
     model.load_state_dict(state, strict=False)
+
+
+def _renamed(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Let modules that stand for somebody else's take that one's names: ``rename_weights(state, prefix)``."""
+    for name, module in model.named_modules():
+        rename = getattr(module, "rename_weights", None)
+        if callable(rename):
+            state = rename(state, f"{name}." if name else "")
+    return state
 
 
 def _read(data: bytes, field: str) -> dict[str, Tensor]:

@@ -9,9 +9,9 @@ from domain.build import BuildResult, BuiltArtifact
 from domain.front import Front, Point, PointArtifact
 from domain.job import Job
 from domain.measurement import CandidateTiming, Measured, Measurement
-from domain.scores import value_of
 from domain.pareto import nondominated
 from domain.ports import JobSnapshot
+from domain.scores import value_of
 from domain.trial import Trial
 from search import finals
 from search.precision import Scale, baseline_scale, first_of, is_mixed, scale_in, session_key

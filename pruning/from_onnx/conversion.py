@@ -29,7 +29,7 @@ from pruning.from_onnx.node import Node
 from pruning.from_onnx.ranks import guessed_shape
 from pruning.from_onnx.reading import OnnxGraph, OnnxNode, TensorInfo, read_graph
 from pruning.from_onnx.registry import OPERATORS
-from pruning.from_onnx.values import Call, Const, Ints, Layer, Result, Traced, Value, stack_ints
+from pruning.from_onnx.values import SHAPE, Call, Const, Ints, Layer, Result, Traced, Value, stack_ints
 
 # Constants that these read are trained with the model, where they came from an initialiser.
 _TRAINED_BY = {
@@ -275,6 +275,7 @@ class _Builder:
         for name, one in zip(source.outputs, nodes, strict=False):
             info = self._source.known.get(name, TensorInfo(name, None, None))
             shape = guessed_shape(source, inputs) if info.shape is None else info.shape
+            one.meta[SHAPE] = shape
             values.append(Traced(one, shape, info.dtype))
         return tuple(values)
 

@@ -14,6 +14,9 @@ from pruning.from_onnx.reading import Shape
 Item = int | fx.Node  # a size: known, or read off a tensor when the module runs
 
 
+SHAPE = "pruneloop_shape"  # of a graph's node, in its meta: sizes, None where any goes
+
+
 @dataclass(frozen=True, eq=False)
 class Const:
     """A known tensor; ``is_weight`` where it came from an initialiser, so that it may be trained."""

@@ -15,6 +15,7 @@ from torch import Tensor, fx
 from domain.errors import FieldProblem, Invalid, NotFound
 from domain.ports import ArtifactStore
 from pruning.from_onnx import BadOnnx, Converted, convert
+from pruning.from_onnx.layout import channels_first
 from pruning.from_onnx.simplify import free_heads, simplify
 from pruning.signature import Ending, Packed, Port, Signature
 
@@ -86,6 +87,7 @@ def open_file(file: bytes) -> Packed:
     """
     converted = convert(file, frees_batch=True)
     simplify(converted.module)
+    channels_first(converted.module)
     heads = free_heads(converted.module)
     signature = _signature(converted)
     _require_samples(signature)

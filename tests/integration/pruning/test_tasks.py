@@ -19,8 +19,8 @@ from domain.artifact import ArtifactKind
 from domain.build import BuildOutcome, BuildRequest, BuildResult, CandidateRequest, FinalRequest, PrepareRequest
 from domain.candidate import Candidate, ImportanceMix, RecoveryPlan
 from domain.job import DataSpec, ModelSpec
-from domain.scores import value_of
 from domain.outcome import Failed
+from domain.scores import value_of
 from pruning.builder import TorchBuilder
 from pruning.datasets import load_data
 from tests.unit.pruning.folder import FolderStore

@@ -238,7 +238,7 @@ class _Split(nn.Module):
 def test_features_that_only_go_in_multiples_are_not_offered_one_by_one() -> None:
     groups = find_groups(_Split(), _example())
     assert [group.name for group in groups.groups] == ["embed"]
-    assert "fixed number of heads" in _reasons(groups)["query"]
+    assert "heads are not known" in _reasons(groups)["query"]
 
 
 def test_a_class_token_is_part_of_the_embedding() -> None:
