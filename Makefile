@@ -15,8 +15,6 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	# Pretrained files to prune: of the package only its models are wanted, not OpenCV. It knows no Python after 3.12.
-	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps rapidocr-onnxruntime==1.4.4
 	touch $@
 
 # The page at / wants a few small libraries from the npm registry: npm of the PATH fetches them, or the one pip brings. Where neither
@@ -56,6 +54,8 @@ fuzz: $(VENV)/.installed-dev ## fuzz what parses files and bodies from outside, 
 $(VENV)-zoo/.installed: pyproject.toml constraints.txt
 	test -x $(VENV)-zoo/bin/python || $(PYTHON) -m venv $(VENV)-zoo
 	$(VENV)-zoo/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,zoo]'
+	# Pretrained files to prune: of the package only its models are wanted, not OpenCV. It knows no Python after 3.12.
+	-$(VENV)-zoo/bin/python -m pip install --quiet --disable-pip-version-check --no-deps rapidocr-onnxruntime==1.4.4
 	touch $@
 
 test-zoo: $(VENV)-zoo/.installed ## models of timm, torchvision and transformers, a detector by torchmetrics, what `datasets` writes
