@@ -29,17 +29,20 @@ OPERATORS = {"|", "&&", "||", ";", "&", ">", ">>", "<", "2>", "(", ")"}
 # Why blocks are not run by any test, and how many: a new one has to be argued for here.
 NOT_RUN = {
     "a Raspberry Pi": 4,
+    "containers, on hosts of your own": 3,
+    "systemd, on a host of your own": 3,
+    "a PostgreSQL of your own": 2,
     "an NVIDIA GPU": 2,
     "another machine on a network": 2,
-    "a PostgreSQL of your own": 2,
-    "a second server beside the first": 1,
+    "this is the test run; `make test-docs` does a short demo": 1,
+    "a summary; the tutorial runs each": 1,
     "a file of a job of your own": 1,
     "agents that run for good; tests/unit/agent/test_replay.py runs all three": 1,
-    "it would end the devices the other pages use": 1,
+    "a second server beside the first": 1,
     "a server for a browser; `make test-trackers` starts it": 1,
     "packages of the extra `trackers`; `make test-trackers` runs both offline": 1,
-    "a summary; the tutorial runs each": 1,
-    "this is the test run; `make test-docs` does a short demo": 1,
+    "it would end the devices the other pages use": 1,
+    "names and certificates of your own": 1,
 }
 
 
