@@ -99,7 +99,7 @@ def seed_job(engine: Engine, *, trials: int, groups: int, seed: int = 0) -> str:
                 "state": TrialState.SUCCEEDED,
                 "params": {f"s_{g.name}": round(1 - keep[g.name] / g.channels, 4) for g in found},
                 "distributions": {
-                    f"s_{g.name}": json.loads(distribution_to_json(FloatDistribution(0.0, 0.97))) for g in found
+                    f"s_{g.name}": json.loads(distribution_to_json(FloatDistribution(0.0, 1.0))) for g in found
                 },
                 "candidate": candidate.model_dump(mode="json"),
                 "build_id": builds[-1]["id"],
