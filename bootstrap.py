@@ -193,6 +193,7 @@ def capabilities() -> Capabilities:
     metrics = tuple(sorted({*METRICS, *(entry.name for entry in entry_points(group=PLUGIN_GROUP))}))
     exports = tuple(sorted({*FORMATS, *(entry.name for entry in entry_points(group="pruneloop.exporters"))}))
     try:
+        from pruning.converters import why_missing
         from pruning.names import BUILTIN_DATASETS, BUILTIN_MODELS, known_names
     except ImportError:  # the server's image holds no builder: a build then names what it does not know
         return Capabilities(metrics=metrics, runtimes=runtimes, exports=exports)
@@ -202,6 +203,7 @@ def capabilities() -> Capabilities:
         metrics=metrics,
         models=known_names("pruneloop.models", BUILTIN_MODELS),
         datasets=known_names("pruneloop.datasets", BUILTIN_DATASETS),
+        why_no_export=why_missing if find_spec("torch") is not None else lambda name: None,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from client.commands import agent, bench, devices, ecosystem, jobs, report, server, tokens
+from client.commands import agent, bench, devices, ecosystem, exporters, jobs, report, server, tokens
 from client.commands.shared import INTERRUPTED, exit_code_of, say, show_error
 from domain.errors import PruneloopError
 
@@ -22,7 +22,7 @@ def make_app() -> typer.Typer:
     """Return the command line application."""
     app = typer.Typer(name="pruneloop", help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
     app.callback(help=HELP)(options)
-    for commands in (jobs, report, ecosystem, devices, server, tokens, agent, bench):
+    for commands in (jobs, report, ecosystem, devices, server, tokens, agent, bench, exporters):
         commands.register(app)
     return app
 

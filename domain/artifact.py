@@ -20,7 +20,9 @@ class ArtifactKind(StrEnum):
     ONNX = "onnx"
     NCNN = "ncnn"  # model.param and model.bin in one, see domain.ncnn_file
     OPENVINO = "openvino"  # model.xml and model.bin in one, see domain.openvino_file
-    LITERT = "litert"  # a .tflite flatbuffer
+    LITERT = "litert"  # a .tflite flatbuffer, see domain.litert_file
+    EXECUTORCH = "executorch"  # a .pte program for XNNPACK
+    PT2 = "pt2"  # a torch.export archive: written, never read from elsewhere
     TORCH = "torch"  # safetensors with the graph in its header, see domain.torch_file
     WEIGHTS = "weights"  # safetensors
     DATA = "data"  # npz, no pickles

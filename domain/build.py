@@ -46,6 +46,9 @@ class PrepareRequest(_Message):
     formats: tuple[str, ...] = Field(
         default=("onnx",), min_length=1, description="Formats of the files, the one that is measured first."
     )
+    exports: tuple[str, ...] = Field(
+        default=(), description="Further formats that finals are wanted in: tried before any other work, and not kept."
+    )
 
 
 class Inherited(_Message):

@@ -19,14 +19,20 @@ class Format:
 
 
 ONNX, NCNN, OPENVINO, TORCH = "onnx", "ncnn", "openvino", "torch"
+LITERT, EXECUTORCH, PT2 = "litert", "executorch", "pt2"
 FORMATS: dict[str, Format] = {
     ONNX: Format(("fp32", "fp16", "int8"), "onnx"),
     # int8 needs ncnn's table and quantiser, which no package brings. A blob of ncnn is one sample: it has no batch axis.
     NCNN: Format(("fp32", "fp16"), "ncnn", max_batch=1),
     OPENVINO: Format(("fp32", "fp16", "int8"), "openvino"),
     TORCH: Format(("fp32", "fp16"), "safetensors"),  # torch has no int8 kernels that a plain graph would reach
+    LITERT: Format(("fp32", "fp16", "int8"), "tflite"),
+    # No runtime of an agent reads these two: ExecuTorch's wants torch, and a .pt2 may hold pickles.
+    EXECUTORCH: Format(("fp32", "fp16", "int8"), "pte"),
+    PT2: Format(("fp32", "fp16"), "pt2"),
 }
 READ_BY: dict[str, tuple[str, ...]] = {
+    "litert": (LITERT,),
     "ncnn": (NCNN,),
     "onnxruntime": (ONNX,),
     "onnxruntime-cuda": (ONNX,),

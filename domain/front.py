@@ -18,6 +18,10 @@ class PointArtifact(_Part):
     format: str
     digest: Digest
     size_bytes: int
+    precision: str = "fp32"
+    accuracy: float | None = Field(
+        default=None, description="Of this very file, run in its own runtime on the test split: finals only."
+    )
 
 
 class Point(_Part):

@@ -8,7 +8,6 @@ import platform
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from importlib.metadata import version
 from pathlib import Path
 
@@ -32,7 +31,7 @@ from domain.build import (
 )
 from domain.candidate import Candidate, GroupInfo, ImportanceMix, RecoveryPlan
 from domain.errors import FieldProblem, Invalid, PruneloopError, Unavailable
-from domain.formats import why_not
+from domain.formats import ONNX
 from domain.outcome import Blame, Failed
 from domain.ports import ArtifactStore, BuildAbandoned, BuildProgress, Hold
 from pruning.accuracy import predict
@@ -42,17 +41,17 @@ from pruning.datasets import load_data, state_of
 from pruning.datasets.splits import CheckedSplits
 from pruning.dense import Dense, open_dense
 from pruning.exporters import Exporter, make_exporter
-from pruning.exporters.outputs import joined, with_outputs
+from pruning.exporters.outputs import with_outputs
 from pruning.exporters.precision import CALIBRATION_SAMPLES, require_precision
 from pruning.groups import Group
 from pruning.models import check_model
 from pruning.network import describe_layers
 from pruning.precision import choose_compute, choose_device, faster_compute
 from pruning.recovery import Recipe, batch_of, dense_recipe, reestimate_batch_norm, train
-from pruning.signature import file_outputs
 from pruning.skipping import score_blocks
 from pruning.stopwatch import Stopwatch
 from pruning.surgery import read_widths
+from pruning.wanted import no_denormals, to_export, wanted_files
 from pruning.weights import dump_weights, load_weights
 from pruning.zeros import set_zeros
 
@@ -129,10 +128,13 @@ class TorchBuilder:
     def _prepare(self, request: PrepareRequest, watch: Stopwatch) -> BuildResult:
         watch.stage = "load"
         check_model(request.model, self._artifacts)  # what cannot be pruned is said before any work is done
+        for format in (*request.formats, *request.exports):
+            make_exporter(format).require()
         splits = self._load_data(request, watch)
         notes: list[str] = []
 
         def fill(model: nn.Module, dense: Dense) -> None:
+            self._try_exports(dense, model, request, watch)
             if request.model.weights is not None:
                 load_weights(model, self._artifacts.read(request.model.weights))
                 notes.append("weights as given")
@@ -286,6 +288,17 @@ class TorchBuilder:
             train(model, data, recipe, dense.compute, progress=watch.tell, hold=watch.hold, checkpoint=checkpoint)
         return f"dense model trained here: {recipe.epochs:g} epochs on {len(inputs)} samples"
 
+    def _try_exports(self, dense: Dense, model: nn.Module, request: PrepareRequest, watch: Stopwatch) -> None:
+        """Make every file but ONNX once with fresh weights: what a format has no word for is named before a minute is spent."""
+        wanted = [format for format in (*request.formats, *request.exports) if format != ONNX]
+        if not wanted:
+            return
+        on_cpu, inputs, outputs = to_export(dense, model, request)
+        for format in wanted:
+            exporter = make_exporter(format)
+            with watch.measure("export"), watch.hold():
+                exporter.check(exporter.export(on_cpu, inputs), inputs, outputs)
+
     def _sensitivity(self, dense: Dense, watch: Stopwatch) -> tuple[GroupInfo, ...]:
         """Narrow one group at a time, re-estimate batch norm, and note what a fixed subset of val loses."""
         inputs = dense.splits.val[0][:SENSITIVITY_SAMPLES]
@@ -351,12 +364,9 @@ class TorchBuilder:
 
         The fp32 file was just found equal to the module, so it has the module's accuracy; the others are run.
         """
-        wanted = _wanted_files(request.formats, precisions)
+        wanted = wanted_files(request.formats, precisions)
         with watch.measure("export"):
-            on_cpu = deepcopy(model).to("cpu").to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
-            inputs = _check_inputs(dense.splits.val[0], request.batch, request.seed)
-            with torch.no_grad():
-                outputs = joined(file_outputs(on_cpu, inputs))
+            on_cpu, inputs, outputs = to_export(dense, model, request)
         artifacts = []
         candidate = None if isinstance(request, PrepareRequest) else request.candidate
         weighs = candidate is None or bool(candidate.zeros)
@@ -393,7 +403,7 @@ class TorchBuilder:
         weighs: bool,
     ) -> BuiltArtifact:
         buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **{name: _no_denormals(array) for name, array in check.items()})
+        np.savez(buffer, allow_pickle=False, **{name: no_denormals(array) for name, array in check.items()})
         return BuiltArtifact(
             format=exporter.format,
             artifact=self._artifacts.put_bytes(file, exporter.kind),
@@ -437,21 +447,6 @@ class TorchBuilder:
         )
 
 
-def _wanted_files(formats: tuple[str, ...], precisions: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """Return format -> the precisions it has of those asked.
-
-    One request serves targets of several runtimes, and not every format has what another target asks: the rest is not made.
-
-    Raises:
-        Invalid: ``precision_not_available`` where nothing of the first format, the one that is measured, would be made.
-    """
-    wanted = {name: tuple(p for p in precisions if why_not(name, precision=p) is None) for name in formats}
-    if not wanted[formats[0]]:
-        code, message = why_not(formats[0], precision=precisions[0]) or ("precision_not_available", "")
-        raise Invalid(message, code=code, fields=[FieldProblem("candidate.precision", message)])
-    return wanted
-
-
 def _is_same_network(one: Candidate, other: Candidate) -> bool:
     return (one.kept_widths, one.dropped, one.zeros) == (other.kept_widths, other.dropped, other.zeros)
 
@@ -462,21 +457,6 @@ def _narrowed(group: Group, sparsity: float) -> int:
 
 def _sizes(splits: CheckedSplits) -> SplitSizes:
     return SplitSizes(train=len(splits.train[0]), val=len(splits.val[0]), test=len(splits.test[0]), how=splits.how)
-
-
-def _check_inputs(inputs: Tensor, batch: int, seed: int) -> Tensor:
-    """Return ``batch`` real samples of val, seeded, repeated where val is smaller."""
-    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
-    index = order.repeat(-(-batch // len(order)))[:batch]
-    return torch.from_numpy(_no_denormals(inputs[index].numpy())).contiguous()
-
-
-def _no_denormals(array: np.ndarray) -> np.ndarray:
-    """Set denormal values to zero: they are slow on some devices and would be timed as such."""
-    if array.dtype.kind != "f":
-        return array
-    tiny = np.finfo(array.dtype).tiny
-    return np.where(np.abs(array) < tiny, np.zeros((), array.dtype), array)
 
 
 def _report(dense: Dense, search: float, test: float | None = None) -> AccuracyReport:

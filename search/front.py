@@ -193,7 +193,14 @@ def point_artifacts(built: BuildResult, format: str, precision: str | None = Non
     first = deployable(built, format, precision)
     ordered = (first, *(a for a in built.artifacts if a is not first and precision in {None, a.precision}))
     return tuple(
-        PointArtifact(format=a.format, digest=a.artifact.digest, size_bytes=a.artifact.size_bytes) for a in ordered
+        PointArtifact(
+            format=a.format,
+            digest=a.artifact.digest,
+            size_bytes=a.artifact.size_bytes,
+            precision=a.precision,
+            accuracy=a.accuracy_test,
+        )
+        for a in ordered
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
@@ -23,6 +24,7 @@ class Capabilities:
     """What this installation can do; a spec that asks for more is refused with the field and what would do.
 
     ``models`` and ``datasets`` name the built-in ones; empty: not known here, so not checked.
+    ``why_no_export`` says what a known format lacks, as far as can be told where the API runs; the builder looks again.
     """
 
     levels: tuple[str, ...] = ("block", "channel", "weight")
@@ -32,6 +34,7 @@ class Capabilities:
     metrics: tuple[str, ...] = ("accuracy",)
     models: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
+    why_no_export: Callable[[str], str | None] = lambda name: None
 
 
 class JobArtifact(BaseModel):
@@ -86,7 +89,8 @@ class JobService:
 
         Raises:
             Invalid: ``level_not_available``, ``precision_not_available``, ``runtime_not_available``,
-                ``batch_not_available``, ``export_not_available``, ``metric_not_available``, ``unknown_model``, ``unknown_dataset``,
+                ``batch_not_available``, ``export_not_available``, ``exporter_missing``,
+                ``metric_not_available``, ``unknown_model``, ``unknown_dataset``,
                 ``unknown_artifact``, or ``idempotency_mismatch``. Every failing field is named; the code is the first's.
             Conflict: ``idempotency_in_progress``.
         """
@@ -170,6 +174,12 @@ class JobService:
                 check(precision, can.precisions, field, "The precision", "precision_not_available")
         for index, export in enumerate(spec.exports):
             check(export, can.exports, f"exports.{index}", "The export format", "export_not_available")
+        made = [(f"targets.{index}.runtime", target.file_format) for index, target in enumerate(spec.targets)]
+        made += [(f"exports.{index}", export) for index, export in enumerate(spec.exports)]
+        for field, name in made:
+            missing = can.why_no_export(name)
+            if missing is not None:
+                problems.append(("exporter_missing", FieldProblem(field, missing)))
         problems += _cannot_be_held(spec)
         check(spec.objective.metric, can.metrics, "objective.metric", "The metric", "metric_not_available")
         if spec.model.source == "builtin" and can.models:

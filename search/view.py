@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from domain.build import Build, BuildResult, BuiltArtifact, CandidateRequest, FinalRequest, PrepareRequest
+from domain.formats import ONNX
 from domain.job import Job, JobSpec
 from domain.measurement import CandidateTiming, Measured, MeasuredFile, Measurement
 from domain.outcome import Failed
@@ -176,6 +177,7 @@ def prepare_request(view: View, batch: int) -> PrepareRequest:
         seed=spec.seed,
         precisions=view.precisions_of(batch),
         formats=view.formats_of(batch),
+        exports=tuple(sorted(set(spec.exports) - {ONNX, *view.formats_of(batch)})),
     )
 
 

@@ -12,6 +12,7 @@ from api.checks.weights import check_weights
 from domain.artifact import ArtifactKind
 from domain.data_files import PICKLE_SUFFIXES
 from domain.errors import Invalid
+from domain.litert_file import check as check_litert
 from domain.ncnn_file import check as check_ncnn
 from domain.openvino_file import check as check_openvino
 from domain.stored_zip import BROKEN, is_zip
@@ -20,6 +21,7 @@ CHECKS: dict[ArtifactKind, Callable[[Path], object]] = {
     ArtifactKind.ONNX: check_onnx,
     ArtifactKind.NCNN: check_ncnn,
     ArtifactKind.OPENVINO: check_openvino,
+    ArtifactKind.LITERT: check_litert,
     ArtifactKind.WEIGHTS: check_weights,
     ArtifactKind.DATA: check_data,
 }

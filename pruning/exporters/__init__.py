@@ -15,10 +15,13 @@ from torch import Tensor, nn
 from domain.artifact import ArtifactKind
 from domain.errors import PruneloopError
 from domain.ports import Hold
+from pruning.exporters.executorch import ExecuTorchExporter
+from pruning.exporters.litert import LiteRtExporter
 from pruning.exporters.ncnn import NcnnExporter
 from pruning.exporters.onnx import OnnxExporter
 from pruning.exporters.openvino import OpenVinoExporter
 from pruning.exporters.outputs import ExportFailed
+from pruning.exporters.pt2 import Pt2Exporter
 from pruning.exporters.torch_graph import TorchExporter
 from pruning.plugins import Plugin, Registry
 
@@ -30,6 +33,14 @@ class Exporter(Protocol):
 
     format: str
     kind: ArtifactKind
+
+    def require(self) -> None:
+        """Say whether files can be made here, before any work is done.
+
+        Raises:
+            Unavailable: ``exporter_missing``, with what to install.
+        """
+        ...
 
     def export(self, model: nn.Module, example: Tensor) -> bytes:
         """Return the file of a model in eval mode on the CPU, for inputs of exactly the example's shape.
@@ -66,7 +77,15 @@ EXPORTERS: Registry[Exporter] = Registry(
     "pruneloop.exporters",
     "exporter",
     "exports",
-    {"ncnn": NcnnExporter, "onnx": OnnxExporter, "openvino": OpenVinoExporter, "torch": TorchExporter},
+    {
+        "executorch": ExecuTorchExporter,
+        "litert": LiteRtExporter,
+        "ncnn": NcnnExporter,
+        "onnx": OnnxExporter,
+        "openvino": OpenVinoExporter,
+        "pt2": Pt2Exporter,
+        "torch": TorchExporter,
+    },
 )
 
 

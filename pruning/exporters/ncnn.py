@@ -32,7 +32,8 @@ from domain.formats import NCNN, why_not
 from domain.ncnn_file import PARAM, WEIGHTS, BadNcnnFile, pack, read_graph, rename, unpack
 from domain.ports import Hold
 from pruning.exporters.onnx import OnnxExporter
-from pruning.exporters.outputs import ExportFailed, check_outputs
+from pruning.exporters.outputs import ExportFailed, check_outputs, joined
+from pruning.signature import signature_of
 
 INSTALL = "pip install 'pruneloop[build]'"
 TIMEOUT_S = 120.0  # a network of a hundred layers takes one second
@@ -55,7 +56,13 @@ class NcnnExporter:
         self._program = program
         self._timeout_s = timeout_s
 
+    def require(self) -> None:
+        _library()
+        if self._program is None:
+            _find_pnnx()
+
     def export(self, model: nn.Module, example: Tensor) -> bytes:
+        _require_one_image(model)
         return self._converted(OnnxExporter().export(model, example), example, "fp32")
 
     def in_precision(
@@ -66,6 +73,10 @@ class NcnnExporter:
             return self._converted(OnnxExporter().export(model, example), example, precision)
 
     def run(self, file: bytes, inputs: Tensor, *, threads: int, precision: str = "fp32") -> Tensor:
+        return joined([self._run(file, inputs, threads, precision)])
+
+    def _run(self, file: bytes, inputs: Tensor, threads: int, precision: str) -> Tensor:
+        """Return what a file gives, in its own shape."""
         library = _library()
         net, name = _loaded(library, file, threads, precision)
         outputs = []
@@ -80,7 +91,9 @@ class NcnnExporter:
         return torch.from_numpy(np.stack(outputs))
 
     def check(self, file: bytes, inputs: Tensor, outputs: Tensor) -> Mapping[str, np.ndarray]:
-        return check_outputs(self.format, self.run(file, inputs, threads=1), inputs, outputs)
+        feeds = {"input": inputs.float().cpu().numpy()}
+        given = {"output": self._run(file, inputs, 1, "fp32")}
+        return check_outputs(self.format, feeds, given, outputs)
 
     def _converted(self, onnx_file: bytes, example: Tensor, precision: str) -> bytes:
         refused = why_not(NCNN, precision=precision, batch=len(example))
@@ -146,6 +159,18 @@ class NcnnExporter:
             how = signal.Signals(-code).name if code < 0 else f"code {code}"
             raise ExportFailed(f"pnnx cannot convert the model ({how}): {said}")
         return said
+
+
+def _require_one_image(model: nn.Module) -> None:
+    """Refuse by name what a Mat of floats cannot be: integers, or several inputs."""
+    signature = signature_of(model)
+    if signature is None:
+        return
+    told = ", ".join(f"{port.name} ({str(port.dtype).removeprefix('torch.')})" for port in signature.inputs)
+    if len(signature.inputs) > 1 or not signature.inputs[0].dtype.is_floating_point:
+        raise ExportFailed(
+            f"ncnn files take one input of floating point, the model takes {told}; export another format."
+        )
 
 
 def _last_words(text: str) -> str:

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from domain.artifact import ArtifactKind
 from domain.ports import Hold
-from pruning.exporters.feeds import SHAPES, feeds_of_session
-from pruning.exporters.outputs import ExportFailed, compare, joined
+from pruning.exporters.feeds import SHAPES, feeds_of_session, in_batches
+from pruning.exporters.outputs import ExportFailed, check_outputs, joined
 from pruning.exporters.precision import in_precision
 from pruning.signature import Packed, Port, signature_of
 
@@ -35,6 +35,9 @@ class OnnxExporter:
 
     format = "onnx"
     kind = ArtifactKind.ONNX
+
+    def require(self) -> None:
+        """Nothing beside the builder's own packages is needed."""
 
     def export(self, model: nn.Module, example: Tensor) -> bytes:
         buffer = io.BytesIO()
@@ -88,35 +91,16 @@ class OnnxExporter:
 
     def check(self, file: bytes, inputs: Tensor, outputs: Tensor) -> Mapping[str, np.ndarray]:
         session = _session(file, 1)
-        given = self._run(session, inputs)
-        lengths = [output[0].numel() for output in given]
-        if sum(lengths) != outputs.flatten(1).shape[1]:
-            compare("ONNX", joined(given), outputs)
-        wanted = [
-            part.reshape(output.shape)
-            for part, output in zip(outputs.flatten(1).split(lengths, dim=1), given, strict=True)
-        ]
         names = [node.name for node in session.get_outputs()]
-        for name, output, expected in zip(names, given, wanted, strict=True):
-            compare("ONNX", output, expected, name if len(names) > 1 else "")
-        feeds = feeds_of_session(session, inputs)
-        return {
-            **{f"input_{name}": array for name, array in feeds.items()},
-            **{f"output_{name}": part.float().cpu().numpy() for name, part in zip(names, wanted, strict=True)},
-        }
+        given = dict(zip(names, self._run(session, inputs), strict=True))
+        return check_outputs("ONNX", feeds_of_session(session, inputs), given, outputs)
 
     def _run(self, session: onnxruntime.InferenceSession, inputs: Tensor) -> list[Tensor]:
         """Return every output for inputs ``(N, ...)``, in batches of the file's own size; the last is filled up."""
         size = session.get_inputs()[0].shape[0]
         batch = size if isinstance(size, int) else min(RUN_BATCH, len(inputs))
-        feeds = feeds_of_session(session, inputs)
-        parts: list[list[np.ndarray]] = []
-        for start in range(0, len(inputs), batch):
-            count = min(batch, len(inputs) - start)
-            chunk = {name: array[start : start + count] for name, array in feeds.items()}
-            if count < batch and isinstance(size, int):
-                chunk = {name: np.resize(array, (batch, *array.shape[1:])) for name, array in chunk.items()}
-            parts.append([np.asarray(given)[:count] for given in session.run(None, chunk)])
+        chunks = in_batches(feeds_of_session(session, inputs), batch, is_fixed=isinstance(size, int))
+        parts = [[np.asarray(given)[:count] for given in session.run(None, chunk)] for chunk, count in chunks]
         return [torch.from_numpy(np.concatenate(given)) for given in zip(*parts, strict=True)]
 
 

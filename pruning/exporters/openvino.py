@@ -23,8 +23,10 @@ from domain.errors import Unavailable
 from domain.formats import OPENVINO
 from domain.openvino_file import WEIGHTS, XML, BadOpenVinoFile, pack, unpack
 from domain.ports import Hold
-from pruning.exporters.onnx import OnnxExporter
-from pruning.exporters.outputs import ExportFailed, check_outputs
+from pruning.exporters.feeds import feeds_of_ports, in_batches
+from pruning.exporters.onnx import RUN_BATCH, OnnxExporter
+from pruning.exporters.outputs import ExportFailed, check_outputs, joined
+from pruning.signature import Port
 
 DEVICE = "CPU"
 INSTALL = "pip install 'pruneloop[openvino]' where builds are made"
@@ -36,6 +38,9 @@ class OpenVinoExporter:
 
     format = OPENVINO
     kind = ArtifactKind.OPENVINO
+
+    def require(self) -> None:
+        _library()
 
     def export(self, model: nn.Module, example: Tensor) -> bytes:
         return _converted(OnnxExporter().export(model, example), is_half=False)
@@ -53,19 +58,40 @@ class OpenVinoExporter:
         return _converted(made, is_half=False)
 
     def run(self, file: bytes, inputs: Tensor, *, threads: int, precision: str = "fp32") -> Tensor:
-        request, port = _compiled(file, threads, precision)
-        batch = int(port.shape[0])
-        values = inputs.float().cpu().numpy()
-        outputs = []
-        for start in range(0, len(values), batch):
-            chunk = values[start : start + batch]
-            filled = chunk if len(chunk) == batch else np.resize(chunk, (batch, *chunk.shape[1:]))
-            given = request.infer([np.ascontiguousarray(filled)])
-            outputs.append(np.array(given[0])[: len(chunk)])
-        return torch.from_numpy(np.concatenate(outputs))
+        return joined(list(_run(file, inputs, threads, precision)[1].values()))
 
     def check(self, file: bytes, inputs: Tensor, outputs: Tensor) -> Mapping[str, np.ndarray]:
-        return check_outputs(self.format, self.run(file, inputs, threads=1), inputs, outputs)
+        return check_outputs(self.format, *_run(file, inputs, 1, "fp32"), outputs)
+
+
+def _run(file: bytes, samples: Tensor, threads: int, precision: str) -> tuple[dict[str, np.ndarray], dict[str, Tensor]]:
+    """Return what a file was fed and what it gave, by its own names."""
+    compiled = _compiled(file, threads, precision)
+    ports = [_port(port) for port in compiled.inputs]
+    size = (
+        None
+        if compiled.inputs[0].partial_shape[0].is_dynamic
+        else int(compiled.inputs[0].partial_shape[0].get_length())
+    )
+    feeds = feeds_of_ports(ports, samples)
+    request = compiled.create_infer_request()
+    parts: dict[str, list[np.ndarray]] = {_name(port): [] for port in compiled.outputs}
+    for chunk, count in in_batches(feeds, size or min(RUN_BATCH, len(samples)), is_fixed=size is not None):
+        request.infer([chunk[port.name] for port in ports])
+        for name, port in zip(parts, compiled.outputs, strict=True):
+            parts[name].append(np.array(request.get_tensor(port).data)[:count])
+    return feeds, {name: torch.from_numpy(np.concatenate(given)) for name, given in parts.items()}
+
+
+def _port(port: Any) -> Port:
+    sizes = tuple(None if size.is_dynamic else int(size.get_length()) for size in port.partial_shape)
+    return Port(_name(port), sizes, torch.from_numpy(np.zeros(1, port.element_type.to_dtype())).dtype)
+
+
+def _name(port: Any) -> str:
+    """Return what the file calls an input or output, as the runtime on a device does."""
+    name = str(port.node.friendly_name).partition("/sink_port_")[0]
+    return name if name in port.names else str(port.any_name)
 
 
 def _converted(onnx_file: bytes, *, is_half: bool) -> bytes:
@@ -84,8 +110,8 @@ def _converted(onnx_file: bytes, *, is_half: bool) -> bytes:
         raise ExportFailed(error.message) from error
 
 
-def _compiled(file: bytes, threads: int, precision: str) -> tuple[Any, Any]:
-    """Return (request, its input), computing as a device that is asked for the precision does."""
+def _compiled(file: bytes, threads: int, precision: str) -> Any:
+    """Return the compiled file, computing as a device that is asked for the precision does."""
     library = _library()
     core = library.Core()
     is_half = precision == "fp16" and "FP16" in core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
@@ -99,12 +125,11 @@ def _compiled(file: bytes, threads: int, precision: str) -> tuple[Any, Any]:
     with tempfile.TemporaryDirectory(prefix="pruneloop-openvino-") as place:
         try:
             unpack(file, Path(place))
-            compiled = core.compile_model(str(Path(place, XML)), DEVICE, options)
+            return core.compile_model(str(Path(place, XML)), DEVICE, options)
         except BadOpenVinoFile as error:
             raise ExportFailed(error.message) from error
         except RuntimeError as error:
             raise ExportFailed(f"OpenVINO does not run the file: {_first_line(error)}") from error
-    return compiled.create_infer_request(), compiled.inputs[0]
 
 
 def _first_line(error: Exception) -> str:

@@ -20,14 +20,30 @@ class ExportFailed(PruneloopError):
     default_code = "export_failed"
 
 
-def check_outputs(format: str, given: Tensor, inputs: Tensor, wanted: Tensor) -> Mapping[str, np.ndarray]:
-    """Compare a file's outputs with the module's, and return the check's arrays: ``input_input``, ``output_output``.
+def check_outputs(
+    format: str, feeds: Mapping[str, np.ndarray], given: Mapping[str, Tensor], outputs: Tensor
+) -> Mapping[str, np.ndarray]:
+    """Compare a file's outputs with the module's, and return the check's arrays: ``input_<name>``, ``output_<name>``.
+
+    Args:
+        format: For people.
+        feeds: What the file was fed, by its own names.
+        given: What it gave, in order, by its own names; each ``(N, ...)``.
+        outputs: What the module gives, ``(N, values)``: all outputs side by side.
 
     Raises:
         ExportFailed: ``export_differs``.
     """
-    compare(format, given, wanted)
-    return {"input_input": inputs.float().cpu().numpy(), "output_output": wanted.float().cpu().numpy()}
+    lengths = [output[0].numel() for output in given.values()]
+    if sum(lengths) != outputs.flatten(1).shape[1]:
+        compare(format, joined(list(given.values())), outputs)
+    arrays = {f"input_{name}": array for name, array in feeds.items()}
+    parts = outputs.flatten(1).split(lengths, dim=1)
+    for (name, output), part in zip(given.items(), parts, strict=True):
+        wanted = part.reshape(output.shape) if len(output) == len(part) else part
+        compare(format, output, wanted, name if len(given) > 1 else "")
+        arrays[f"output_{name}"] = wanted.float().cpu().numpy()
+    return arrays
 
 
 def compare(format: str, given: Tensor, wanted: Tensor, name: str = "") -> None:

@@ -26,8 +26,10 @@ from torch import Tensor, fx, nn
 from domain.artifact import ArtifactKind
 from domain.formats import TORCH, why_not
 from domain.ports import Hold
-from pruning.exporters.outputs import ExportFailed, check_outputs
-from pruning.rebuild import FORMAT, SIZES, VERSION, BadModelFile, Rebuilt, rebuild
+from pruning.exporters.feeds import feeds_of_ports, in_batches
+from pruning.exporters.outputs import ExportFailed, check_outputs, joined
+from pruning.rebuild import FORMAT, NAME, SIZES, VERSION, BadModelFile, Rebuilt, rebuild
+from pruning.signature import Packed, Port, Signature, signature_of
 
 RUN_BATCH = 64
 _SIZE_NAMES = {found: name for name, found in SIZES.items()}
@@ -35,13 +37,16 @@ _PREFIX = "net."
 
 
 class TorchExporter:
-    """Makes and runs torch files with one input ``input`` and one output ``output``."""
+    """Makes and runs torch files: ports as the model's signature names them, else one ``input`` and one ``output``."""
 
     format = TORCH
     kind = ArtifactKind.TORCH
 
+    def require(self) -> None:
+        """Nothing beside the builder's own packages is needed."""
+
     def export(self, model: nn.Module, example: Tensor) -> bytes:
-        return _written(_AsFloat(model).eval(), example)
+        return _written(model, example, is_half=False)
 
     def in_precision(
         self, file: bytes, precision: str, *, model: nn.Module, example: Tensor, calibration: Tensor, hold: Hold
@@ -51,52 +56,78 @@ class TorchExporter:
         if refused is not None:
             raise ExportFailed(refused[1], code=refused[0])
         with hold():
-            return _written(_AsFloat(model, is_half=precision == "fp16").eval(), example)
+            return _written(model, example, is_half=precision == "fp16")
 
     def run(self, file: bytes, inputs: Tensor, *, threads: int, precision: str = "fp32") -> Tensor:
         del precision  # the file's own nodes say it
-        model = _opened(file)
-        batch = model.inputs[0].shape[0] or RUN_BATCH
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        outputs = []
-        try:
-            for chunk in inputs.float().cpu().split(batch):
-                missing = 0 if model.inputs[0].shape[0] is None else batch - len(chunk)
-                filled = torch.cat([chunk, *[chunk[:1]] * missing])
-                with torch.inference_mode():
-                    given = model(filled)
-                assert isinstance(given, Tensor)
-                outputs.append(given[: len(chunk)].clone())
-        finally:
-            torch.set_num_threads(before)
-        return torch.cat(outputs)
+        return joined(list(_run(file, inputs, threads)[1].values()))
 
     def check(self, file: bytes, inputs: Tensor, outputs: Tensor) -> Mapping[str, np.ndarray]:
-        return check_outputs(self.format, self.run(file, inputs, threads=1), inputs, outputs)
+        return check_outputs(self.format, *_run(file, inputs, 1), outputs)
+
+
+def ports_of(file: bytes) -> list[Port]:
+    """Return what a torch file takes, in order."""
+    return _ports(_opened(file))
+
+
+def _ports(model: Rebuilt) -> list[Port]:
+    return [Port(port.name, port.shape, port.dtype) for port in model.inputs]
+
+
+def _run(file: bytes, samples: Tensor, threads: int) -> tuple[dict[str, np.ndarray], dict[str, Tensor]]:
+    """Return what a file was fed and what it gave, by its own names."""
+    model = _opened(file)
+    feeds = feeds_of_ports(_ports(model), samples)
+    size = model.inputs[0].shape[0]
+    parts: dict[str, list[Tensor]] = {name: [] for name in model.outputs}
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for chunk, count in in_batches(feeds, size or RUN_BATCH, is_fixed=size is not None):
+            with torch.inference_mode():
+                given = model(*(torch.from_numpy(chunk[port.name]) for port in model.inputs))
+            for name, tensor in zip(parts, given if isinstance(given, tuple) else (given,), strict=True):
+                parts[name].append(tensor[:count].clone())
+    finally:
+        torch.set_num_threads(before)
+    return feeds, {name: torch.cat(given) for name, given in parts.items()}
 
 
 class _AsFloat(nn.Module):
-    """A model that takes and gives fp32, whatever it computes in."""
+    """A network that takes and gives fp32, whatever it computes in; integers it takes stay as they are."""
 
-    def __init__(self, net: nn.Module, *, is_half: bool = False) -> None:
+    def __init__(self, net: nn.Module, *, is_half: bool) -> None:
         super().__init__()
         self.net = _halved(net) if is_half else net
         self._is_half = is_half
 
-    def forward(self, input: Tensor) -> Tensor:
-        given: Tensor = self.net(input.half() if self._is_half else input)
-        return given.float() if self._is_half else given
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        given = self.net(*(self._cast(tensor, torch.half) for tensor in inputs))
+        if isinstance(given, (tuple, list)):
+            return tuple(self._cast(tensor, torch.float) for tensor in given)
+        found: Tensor = self._cast(given, torch.float)
+        return found
+
+    def _cast(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+        return tensor.to(dtype) if self._is_half and tensor.is_floating_point() else tensor
 
 
 def _halved(net: nn.Module) -> nn.Module:
     return deepcopy(net).half()
 
 
-def _written(model: nn.Module, example: Tensor) -> bytes:
-    program = _traced(model, example)
+def traced(model: nn.Module, example: Tensor, *, is_half: bool) -> tuple[torch.export.ExportedProgram, Signature]:
+    """Return a model as ``torch.export`` sees it, with fp32 inputs and outputs, and what these are called."""
+    net = _AsFloat(model.net if isinstance(model, Packed) else model, is_half=is_half).eval()
+    signature = signature_of(model) or Signature((Port("input", (None, *example.shape[1:])),), (Port("output", ()),))
+    return _traced(net, model, example, signature), signature
+
+
+def _written(model: nn.Module, example: Tensor, *, is_half: bool) -> bytes:
+    program, signature = traced(model, example, is_half=is_half)
     try:
-        graph = _described(program)
+        graph = _described(program, signature)
     except _Unsaid as error:
         raise ExportFailed(f"The model cannot be written as a torch file: {error}") from error
     weights, buffers = _weights(program)
@@ -104,15 +135,24 @@ def _written(model: nn.Module, example: Tensor) -> bytes:
     return save(weights, metadata={FORMAT: told})  # one entry: several come in any order
 
 
-def _traced(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
-    """Trace for any batch, or for the example's own where the model does not leave it free."""
+def _traced(net: nn.Module, model: nn.Module, example: Tensor, signature: Signature) -> torch.export.ExportedProgram:
+    """Trace with the sizes free that the signature leaves free, or for the example's own where the model does not."""
     any_batch = example if len(example) > 1 else torch.cat([example, example])
-    tries: tuple[tuple[Tensor, Any], ...] = ((any_batch, ({0: torch.export.Dim.DYNAMIC},)), (example, None))
-    for number, (inputs, free) in enumerate(tries):
+    free = tuple(
+        {
+            axis: torch.export.Dim.AUTO if axis else torch.export.Dim.DYNAMIC
+            for axis, size in enumerate(port.shape)
+            if not isinstance(size, int)
+        }
+        for port in signature.inputs
+    )
+    tries: tuple[tuple[Tensor, Any], ...] = ((any_batch, (free,)), (example, None))
+    for number, (samples, shapes) in enumerate(tries):
+        args = model.unpack(samples) if isinstance(model, Packed) else (samples,)
         try:
             with warnings.catch_warnings(), torch.no_grad():
                 warnings.simplefilter("ignore")  # torch tells itself of its own deprecations
-                program = torch.export.export(model, (inputs,), dynamic_shapes=free, strict=False)
+                program = torch.export.export(net, args, dynamic_shapes=shapes, strict=False)
                 # Without decompositions, so that a convolution stays one; what writes in place becomes what does not.
                 return program.run_decompositions({}) if _writes(program.graph) else program
         except Exception as error:  # tracing runs the model's code, which raises what it likes
@@ -131,13 +171,15 @@ class _Unsaid(Exception):
     """A node or an argument that the file has no word for."""
 
 
-def _described(program: torch.export.ExportedProgram) -> dict[str, Any]:
+def _described(program: torch.export.ExportedProgram, ports: Signature) -> dict[str, Any]:
     signature = program.graph_signature
+    taken = {node.name for node in program.graph.nodes}
     targets = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     targets |= signature.inputs_to_lifted_tensor_constants
     if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
         raise _Unsaid("it changes its own buffers or inputs while it runs")
-    inputs, nodes, results = [], [], []
+    inputs: list[dict[str, Any]] = []
+    nodes, results = [], []
     says: dict[fx.Node, dict[str, str]] = {}
     for node in program.graph.nodes:
         if node.op == "placeholder" and node.name in targets:
@@ -145,8 +187,10 @@ def _described(program: torch.export.ExportedProgram) -> dict[str, Any]:
         elif node.op == "placeholder":
             value = node.meta["val"]
             shape = [size if isinstance(size, int) else None for size in value.shape]
-            inputs.append({"name": node.name, "shape": shape, "dtype": _word(value.dtype)})
-            says[node] = {"value": node.name}
+            name = ports.inputs[len(inputs)].name
+            name = name if NAME.fullmatch(name) and name not in taken - {node.name} else node.name
+            inputs.append({"name": name, "shape": shape, "dtype": _word(value.dtype)})
+            says[node] = {"value": name}
         elif node.op == "call_function":
             says[node] = {"value": node.name}
             args = [_argument(part, says, node) for part in node.args]
@@ -156,7 +200,9 @@ def _described(program: torch.export.ExportedProgram) -> dict[str, Any]:
             results = [_argument(part, says, node) for part in node.args[0]]
         else:
             raise _Unsaid(f"node {node.name} is a {node.op}")
-    named = [{"name": "output" if len(results) == 1 else f"output_{number}"} for number in range(len(results))]
+    if len(results) != len(ports.outputs):
+        raise _Unsaid(f"it gives {len(results)} outputs where its signature has {len(ports.outputs)}")
+    named = [{"name": port.name} for port in ports.outputs]
     return {"version": VERSION, "inputs": inputs, "outputs": named, "results": results, "nodes": nodes}
 
 

@@ -87,7 +87,7 @@ class SentenceEncoder(nn.Module):
         self.layers = nn.ModuleList(Layer(dim, heads, hidden, eps) for _ in range(depth))
 
     def forward(self, ids: Tensor) -> Tensor:
-        is_word = (ids != PAD).to(torch.float32)
+        is_word = (ids != PAD).to(self.words.weight.dtype)
         tokens = self.words(ids) + self.positions.weight[: ids.shape[1]] + self.types.weight[0]
         tokens = self.norm(tokens)
         penalty = (1.0 - is_word)[:, None, None, :] * -1e4

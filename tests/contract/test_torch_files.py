@@ -21,6 +21,7 @@ from pruning.exporters import ExportFailed
 from pruning.exporters.torch_graph import TorchExporter
 from pruning.groups import find_groups
 from pruning.models import build_model
+from pruning.models.bert import bert_encoder
 from pruning.rebuild import BadModelFile, rebuild
 from pruning.surgery import prune_to_widths
 from workers.agent.runtimes.base import Runtime
@@ -41,6 +42,13 @@ def written(folder: Path, model: nn.Module, example: Tensor) -> Path:
     path = folder / "model.safetensors"
     path.write_bytes(TorchExporter().export(model, example))
     return path
+
+
+def text_net() -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    model = bert_encoder(vocabulary=50, dim=16, depth=1, heads=2, hidden=32, longest=12).eval()
+    model.bind((8,))
+    return model, torch.randint(1, 50, (1, 8)).float()
 
 
 class TestTorchFiles(RuntimeContract):
@@ -120,6 +128,26 @@ def test_what_writes_in_place_is_written_without(tmp_path: Path) -> None:
     again = rebuild(written(tmp_path, model, torch.randn(1, 1, 8, 8)))
     samples = torch.randn(3, 1, 8, 8)
     torch.testing.assert_close(again(samples), model(samples))
+
+
+def test_a_signature_is_kept_with_its_types_and_free_sizes(tmp_path: Path) -> None:
+    model, one = text_net()
+    path = written(tmp_path, model, one)
+    again = rebuild(path)
+    assert [(port.name, port.shape, port.dtype) for port in again.inputs] == [("input_ids", (None, None), torch.int64)]
+    assert again.outputs == ("sentence_embedding",)
+    texts = torch.randint(1, 50, (3, 11))
+    with torch.no_grad():
+        torch.testing.assert_close(again(texts), model.net(texts))  # another number of texts, and of tokens
+        arrays = TorchExporter().check(path.read_bytes(), one, model(one))
+    assert {name: array.dtype.name for name, array in arrays.items()} == {
+        "input_input_ids": "int64",
+        "output_sentence_embedding": "float32",
+    }
+    given: dict[str, Any] = {"model": model, "example": one, "calibration": one, "hold": nullcontext}
+    half = TorchExporter().in_precision(b"", "fp16", **given)
+    with torch.no_grad():
+        assert 0 < float((TorchExporter().run(half, one, threads=1) - model(one)).abs().max()) < 0.01
 
 
 class Counts(nn.Module):

@@ -47,6 +47,8 @@ def test_a_job_for_ncnn_ends_with_files_that_give_what_the_front_says(system: Sy
             assert [artifact.format for artifact in point.artifacts] == ["ncnn", "onnx"]
             assert point.conditions["runtime"] == "ncnn"
             ncnn, onnx = point.artifacts
+            assert ncnn.accuracy == point.accuracy  # each file's own, in its own runtime
+            assert onnx.accuracy == pytest.approx(point.accuracy, abs=0.02)
             path = client.download(ncnn.digest, tmp_path / file_name(point, ncnn))
             assert path.suffix == ".ncnn"
             assert path.stat().st_size == point.size_bytes == ncnn.size_bytes

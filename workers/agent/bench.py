@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from domain.artifact import ArtifactKind, ArtifactRef, digest_of_file
 from domain.errors import FieldProblem, Invalid, Unavailable
-from domain.formats import FORMATS, kind_of_suffix
+from domain.formats import FORMATS, READ_BY, kind_of_suffix
 from domain.measurement import MeasuredFile, MeasurementPlan, MeasurementRequest
 from domain.outcome import Failed
 from workers.agent import quiet
@@ -115,7 +115,8 @@ def _reference(path: Path) -> ArtifactRef:
     suffix = path.suffix.removeprefix(".").lower()
     kind = kind_of_suffix(suffix)
     if kind is None:
-        timed = ", ".join(f".{known.suffix}" for known in FORMATS.values())
+        read = {name for names in READ_BY.values() for name in names}
+        timed = ", ".join(f".{known.suffix}" for name, known in FORMATS.items() if name in read)
         raise Invalid(
             f"{path}: files of kind {suffix or '(none)'} are not timed; give one of: {timed}.",
             fields=(FieldProblem(field=str(path), message="not a deployable file"),),

@@ -132,7 +132,7 @@ def test_a_file_that_gives_another_shape_is_caught() -> None:
     exporter, inputs = NcnnExporter(), torch.randn(1, 1, 4, 4)
     file = exporter.export(nn.ReLU(), inputs)
     with pytest.raises(ExportFailed, match="of shape") as caught:
-        exporter.check(file, inputs, inputs.flatten(1))
+        exporter.check(file, inputs, inputs.flatten(1)[:, :8])
     assert caught.value.code == "export_differs"
 
 

@@ -39,7 +39,7 @@ class Setup:
         ({"levels": ["channel", "weight"]}, "level_not_available", "levels.1"),
         ({"targets": [{"precision": ["fp32", "int8"]}]}, "precision_not_available", "targets.0.precision.1"),
         ({"targets": [{}, {"runtime": "openvino"}]}, "runtime_not_available", "targets.1.runtime"),
-        ({"exports": ["litert"]}, "export_not_available", "exports.0"),
+        ({"exports": ["coreml"]}, "export_not_available", "exports.0"),
         ({"objective": {"metric": "f1"}}, "metric_not_available", "objective.metric"),
         ({"model": {"name": "resnet2"}}, "unknown_model", "model.name"),
         ({"data": {"name": "cifar"}}, "unknown_dataset", "data.name"),
@@ -89,6 +89,31 @@ def test_what_a_format_can_hold_beside_another_that_cannot_is_taken():
     service = JobService(setup.world, setup.artifacts, setup.launcher, can)
     job, _ = service.create_job(make_spec(targets=targets))
     assert len(job.spec.targets) == 3
+
+
+def test_a_format_that_cannot_be_made_here_is_refused_with_what_to_run():
+    setup = Setup()
+    can = Capabilities(
+        runtimes=("onnxruntime", "litert"),
+        why_no_export=lambda name: "run: pruneloop exporters install litert" if name == "litert" else None,
+    )
+    service = JobService(setup.world, setup.artifacts, setup.launcher, can)
+    with pytest.raises(Invalid, match="pruneloop exporters install litert") as caught:
+        service.create_job(make_spec(targets=[{}, {"runtime": "litert"}], exports=["onnx", "litert"]))
+    assert caught.value.code == "exporter_missing"
+    assert [problem.field for problem in caught.value.fields] == ["targets.1.runtime", "exports.1"]
+    assert not setup.world.job_rows
+
+
+def test_every_file_of_a_final_point_says_its_own_accuracy_and_precision():
+    setup = Setup()
+    job, _ = setup.service.create_job(make_spec())
+    setup.run()
+    front = setup.service.front(job.id, 0)
+    assert front.is_final
+    for point in (*front.dense, *front.items):
+        assert [file.precision for file in point.artifacts] == [point.precision]
+        assert point.artifacts[0].accuracy == point.accuracy
 
 
 def test_an_unknown_model_is_told_the_known_ones_and_every_problem_is_named():

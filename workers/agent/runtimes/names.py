@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 GROUP = "pruneloop.runtimes"
 REPLAY = "replay"  # a device that plays measurements back instead of making them, see workers/agent/replay
 BUILT_IN_RUNTIMES = (
-    "ncnn", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-xnnpack", "openvino",
+    "litert", "ncnn", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-xnnpack", "openvino",
 )  # fmt: skip
 TORCH_RUNTIMES = ("torch", "torch-compile", "torch-compile-cuda", "torch-cuda")  # see workers/torch_runtime.py
 

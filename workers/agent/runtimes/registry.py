@@ -12,6 +12,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from domain.device import RuntimeInfo
 from workers.agent.runtimes.base import Runtime, RuntimeMissing
+from workers.agent.runtimes.litert import LiteRt
 from workers.agent.runtimes.names import GROUP, REPLAY
 from workers.agent.runtimes.ncnn import Ncnn
 from workers.agent.runtimes.onnxruntime import PROVIDERS, OnnxRuntime
@@ -22,6 +23,7 @@ BUILT_IN: dict[str, Callable[[], Runtime]] = {
     **{name: partial(OnnxRuntime, name) for name in PROVIDERS},
     OpenVino.name: OpenVino,
     Ncnn.name: Ncnn,
+    LiteRt.name: LiteRt,
 }
 
 
