@@ -76,6 +76,10 @@ def find_groups(model: nn.Module, example: Tensor) -> Groups:
             reason = why_attention_is_whole(graph.model, name) or reason
         if reason is not None:
             unprunable.append(UnprunableLayer(name=name, reason=reason))
+            with_it = {member.name for member in members if member.role is Role.PRODUCES} - {name}
+            unprunable += [
+                UnprunableLayer(name=one, reason=f"coupled with {name}: {reason}") for one in sorted(with_it)
+            ]
             continue
         info = _describe(graph.model, name, members, costs, stages, is_summed=is_summed)
         groups.append(Group(info, members))
@@ -89,7 +93,8 @@ def find_groups(model: nn.Module, example: Tensor) -> Groups:
             unprunable.append(UnprunableLayer(name=name, reason=reason))
     named = seen | {layer.name for layer in unprunable}
     for name, module in model.named_modules():
-        if name and name not in named and any(one.ndim > 1 for one in module.parameters(recurse=False)):
+        is_layer = not any(True for _ in module.children())  # what a container holds bare is no layer of its own
+        if is_layer and name not in named and any(one.ndim > 1 for one in module.parameters(recurse=False)):
             reason = why_attention_is_whole(graph.model, name) or _why_a_stranger_is_whole(module)
             unprunable.append(UnprunableLayer(name=name, reason=reason))
     if not groups:

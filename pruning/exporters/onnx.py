@@ -53,6 +53,8 @@ class OnnxExporter:
                 # Whether what was traced holds for other inputs is found out by running the file.
                 warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
                 warnings.filterwarnings("ignore", message=".*batch_size other than 1", append=False)
+                # A padding's sizes are turned round step by step; the file that comes of it is run and compared all the same.
+                warnings.filterwarnings("ignore", message="Constant folding - Only steps=1", append=False)
                 torch.onnx.export(
                     net.eval(),
                     args,

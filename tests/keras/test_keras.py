@@ -71,7 +71,7 @@ def test_a_keras_model_is_pruned_recovered_and_given_back_as_it_came(
         sparsity={group.name: 0.5 for group in dense.groups},
         widths={group.name: group.channels // 2 for group in dense.groups},
         importance=ImportanceMix(l2=1, taylor=1, activation=1),
-        recovery=RecoveryPlan(epochs=3, learning_rate=0.05, precision="fp32"),
+        recovery=RecoveryPlan(epochs=3, learning_rate=0.005, precision="fp32"),
     )
     cut = build(CandidateRequest(**common, weights=dense.weights, candidate=candidate))
     final = build(FinalRequest(**common, weights=dense.weights, candidate=candidate, start=cut.weights, epochs=4))
