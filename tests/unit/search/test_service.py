@@ -36,7 +36,6 @@ class Setup:
 @pytest.mark.parametrize(
     ("changes", "code", "field"),
     [
-        ({"levels": ["channel", "weight"]}, "level_not_available", "levels.1"),
         ({"targets": [{"precision": ["fp32", "int8"]}]}, "precision_not_available", "targets.0.precision.1"),
         ({"targets": [{}, {"runtime": "openvino"}]}, "runtime_not_available", "targets.1.runtime"),
         ({"exports": ["coreml"]}, "export_not_available", "exports.0"),
