@@ -149,13 +149,15 @@ class _PlainLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        seen: set[str] = set()
         for index, key in enumerate(keys):
             if not isinstance(key, str):
                 mark = node.value[index][0].start_mark
                 raise yaml.MarkedYAMLError(problem=f"the key {key!r} is not text; quote it", problem_mark=mark)
-            if key in keys[:index]:
+            if key in seen:
                 mark = node.value[index][0].start_mark
                 raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands there twice", problem_mark=mark)
+            seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
 

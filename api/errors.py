@@ -34,6 +34,7 @@ from domain.errors import (
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 2
+MOST_FIELDS = 100  # failing fields that are named; ten thousand help nobody
 
 STATUS_OF_ERROR: dict[type[PruneloopError], HTTPStatus] = {
     Invalid: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -100,17 +101,22 @@ def install(app: FastAPI) -> None:
 
 def field_problems(errors: Sequence[Mapping[str, object]], *, skip: int = 0) -> list[FieldProblem]:
     """Turn pydantic's errors into dotted paths and sentences; the input itself is never echoed."""
-    found = []
+    found: list[FieldProblem] = []
     locations = [_parts(error)[skip:] for error in errors]
     for parts, error in zip(locations, errors, strict=True):
-        is_echo = any(len(other) > len(parts) and other[: len(parts)] == parts for other in locations)
-        if error.get("type") == "too_short" and is_echo:
+        if len(found) == MOST_FIELDS:
+            break
+        if error.get("type") == "too_short" and any(_is_within(other, parts) for other in locations):
             continue  # the list is short only because its items failed, and those are named
         message = str(error.get("msg", "invalid")).removeprefix("Value error, ")
         if error.get("type") == "extra_forbidden":
             message = "is not a known field; check its spelling or take it out"
         found.append(FieldProblem(field=".".join(parts) or "body", message=message))
     return found
+
+
+def _is_within(parts: list[str], outer: list[str]) -> bool:
+    return len(parts) > len(outer) and parts[: len(outer)] == outer
 
 
 def _parts(error: Mapping[str, object]) -> list[str]:

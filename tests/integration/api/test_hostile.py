@@ -122,7 +122,7 @@ def test_everything_hostile_is_refused_in_time_and_leaves_nothing(target: Target
         f"\n{len(requests)} requests; dearest {slowest[0]:.2f} s of the processor ({slowest[1]}); "
         f"memory {memory_bytes / MEBIBYTE:.0f} MiB, at most {peak_bytes / MEBIBYTE:.0f} MiB"
     )
-    assert not wrong, wrong
+    assert not wrong, "\n".join(map(str, wrong))
     assert slowest[0] < CPU_S, slowest
     assert peak_bytes - memory_bytes < GROWTH_BYTES
     assert target.rows() == rows
