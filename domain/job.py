@@ -25,12 +25,13 @@ from domain.formats import format_of
 
 def _refuse_boolean(value: object) -> object:
     if isinstance(value, bool):
-        raise ValueError("must be a whole number, not true or false")
+        raise ValueError("must be a number, not true or false")
     return value
 
 
 Whole = Annotated[int, BeforeValidator(_refuse_boolean)]
-"""A whole number; ``true`` is none, whatever Python says."""
+Number = Annotated[float, BeforeValidator(_refuse_boolean)]
+"""Numbers; ``true`` is none, whatever Python says."""
 
 
 class JobState(StrEnum):
@@ -248,13 +249,13 @@ class TargetSpec(_Strict):
     )
     batch: Whole = Field(default=1, ge=1, le=4096, description="Samples a run.")
     threads: Whole = Field(default=1, ge=1, le=256, description="Threads of the runtime.")
-    speedup: float | None = Field(
+    speedup: Number | None = Field(
         default=None,
         gt=1.0,
         le=1000.0,
         description="Wished for, against the dense model in the same precision: the search aims there.",
     )
-    latency_ms: float | None = Field(default=None, gt=0, description="Wished for, instead of `speedup`, or with it.")
+    latency_ms: Number | None = Field(default=None, gt=0, description="Wished for, instead of `speedup`, or with it.")
 
     @field_validator("precision", mode="before")
     @classmethod
@@ -281,7 +282,7 @@ class Objective(_Strict):
         default="accuracy",
         description="`accuracy`, `pair_spearman` and, without labels, `agreement` or `fidelity`: pruning/metrics.py.",
     )
-    max_drop: float = Field(
+    max_drop: Number = Field(
         default=0.01, ge=0, le=1, description="How much of it a deployed network may lose: 0.01 is a point of accuracy."
     )
 
@@ -292,7 +293,7 @@ class Budget(_Strict):
     trials: Whole = Field(
         default=40, ge=1, le=100_000, description="Candidates that are built; duplicates do not count."
     )
-    wall_s: float = Field(
+    wall_s: Number = Field(
         default=900.0,
         gt=0,
         le=30 * 86400,
@@ -303,7 +304,7 @@ class Budget(_Strict):
 class RecoverySpec(_Strict):
     """The short training after surgery, of every trial."""
 
-    epochs: float = Field(
+    epochs: Number = Field(
         default=1.0, ge=0, le=1000, description="Of a wide candidate; narrow ones get up to three times as many."
     )
     distill: bool = Field(default=True, description="Learn from the dense model's outputs as well as from labels.")
@@ -317,7 +318,7 @@ class FinalSpec(_Strict):
     """The end: a few of the front are recovered at length, tested, and measured with the dense model in one session."""
 
     keep: Whole = Field(default=5, ge=1, le=100, description="Files to leave with, a target.")
-    epochs: float = Field(default=3.0, ge=0, le=1000, description="Of their long recovery.")
+    epochs: Number = Field(default=3.0, ge=0, le=1000, description="Of their long recovery.")
 
 
 EXAMPLE: dict[str, JsonValue] = {
