@@ -249,13 +249,18 @@ class TargetSpec(_Strict):
     )
     batch: Whole = Field(default=1, ge=1, le=4096, description="Samples a run.")
     threads: Whole = Field(default=1, ge=1, le=256, description="Threads of the runtime.")
-    speedup: Number | None = Field(
+    speedup: float | None = Field(
         default=None,
         gt=1.0,
         le=1000.0,
         description="Wished for, against the dense model in the same precision: the search aims there.",
     )
-    latency_ms: Number | None = Field(default=None, gt=0, description="Wished for, instead of `speedup`, or with it.")
+    latency_ms: float | None = Field(default=None, gt=0, description="Wished for, instead of `speedup`, or with it.")
+
+    @field_validator("speedup", "latency_ms", mode="before")
+    @classmethod
+    def _are_numbers(cls, value: object) -> object:
+        return _refuse_boolean(value)
 
     @field_validator("precision", mode="before")
     @classmethod
