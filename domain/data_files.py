@@ -35,6 +35,11 @@ class DataFormat(StrEnum):
     CSV = "csv"
 
 
+def is_folder(member: zipfile.ZipInfo) -> bool:
+    """Tell whether a member is a folder. ``ZipInfo.is_dir`` raises for an empty name."""
+    return member.filename.endswith("/")
+
+
 def data_format(path: Path) -> DataFormat:
     """Return what a file is, by its first bytes and, of a zip, its directory.
 
@@ -49,7 +54,7 @@ def data_format(path: Path) -> DataFormat:
         if not zipfile.is_zipfile(path):
             raise _bad("it begins as a zip and is cut short")
         with zipfile.ZipFile(path) as archive:
-            names = [member.filename for member in archive.infolist() if not member.is_dir()]
+            names = [member.filename for member in archive.infolist() if not is_folder(member)]
         return DataFormat.NPZ if names and all(name.endswith(".npy") for name in names) else DataFormat.FOLDER
     if is_text(head) and b"\n" in head:
         return DataFormat.CSV
@@ -86,14 +91,14 @@ def members(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
             raise _bad(f"the member {entry.filename!a} stands in it twice")
         seen.add(entry.filename)
     for entry in entries:
-        if not entry.is_dir() and not is_hidden(entry.filename):
+        if not is_folder(entry) and not is_hidden(entry.filename):
             yield entry
 
 
 def is_hidden(name: str) -> bool:
     """Whether a path is what file managers leave behind, and no data."""
     parts = PurePosixPath(name).parts
-    return any(part.startswith(".") or part == "__MACOSX" for part in parts) or parts[-1] in {
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts) or not parts or parts[-1] in {
         "Thumbs.db",
         "desktop.ini",
     }

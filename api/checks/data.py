@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from pathlib import Path, PurePosixPath
 
 from api.checks.npz import check_npz
 from domain.data_files import DATA_SUFFIXES, PARQUET_MAGIC, DataFormat, data_format, members
 from domain.errors import Invalid
+from domain.stored_zip import BROKEN
 
 
 def check_data(path: Path) -> None:
@@ -19,7 +19,7 @@ def check_data(path: Path) -> None:
         if not _is_cut_zip(path):
             raise
         return check_npz(path)  # which says what is wrong with it
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, zlib.error):
+    except BROKEN:
         kind = DataFormat.NPZ  # whose check says it
     if kind is DataFormat.NPZ:
         return check_npz(path)
