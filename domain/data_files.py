@@ -98,10 +98,15 @@ def members(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
 def is_hidden(name: str) -> bool:
     """Whether a path is what file managers leave behind, and no data."""
     parts = PurePosixPath(name).parts
-    return any(part.startswith(".") or part == "__MACOSX" for part in parts) or not parts or parts[-1] in {
-        "Thumbs.db",
-        "desktop.ini",
-    }
+    return (
+        any(part.startswith(".") or part == "__MACOSX" for part in parts)
+        or not parts
+        or parts[-1]
+        in {
+            "Thumbs.db",
+            "desktop.ini",
+        }
+    )
 
 
 def _check(entry: zipfile.ZipInfo) -> None:
