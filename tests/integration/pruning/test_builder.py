@@ -313,7 +313,7 @@ def test_no_labels_and_no_weights_is_nothing_to_train_on(store: FolderStore, bui
 
 
 def test_an_unknown_metric_is_refused(builder: TorchBuilder) -> None:
-    failed = _failed(_build(builder, PrepareRequest(model=MODEL, data=DATA, metric="f1")))
+    failed = _failed(_build(builder, PrepareRequest(model=MODEL, data=DATA, metric="bleu")))
     assert failed.code == "unknown_metric"
 
 
