@@ -49,7 +49,7 @@ EXIT_CODES = {
     OK: "Done. A watched job ended SUCCEEDED or STOPPED.",
     FAILED: "What was asked failed: a refused job, an unknown id, a state that forbids it, a job FAILED or CANCELLED.",
     USAGE: "Wrong usage: an unknown command or option, a missing argument.",
-    NO_SERVER: "No server is known or answers, or it does not take the token.",
+    NO_SERVER: "No server is known or answers, its certificate is not trusted, or it does not take the token.",
     STILL_RUNNING: "The time of `--timeout-s` was up; the job goes on.",
     INTERRUPTED: "Ctrl-C. A watched job goes on.",
 }

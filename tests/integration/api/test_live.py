@@ -183,7 +183,7 @@ def test_a_file_goes_up_and_comes_down(live: Live, tmp_path: Path) -> None:
 def test_ready_and_metrics_read_the_tables(live: Live) -> None:
     live.client.submit(SPEC)
     assert ask(live, "GET", "/readyz").json()["checks"]["database"] == "ok"
-    assert 'pruneloop_jobs{state="QUEUED"' in ask(live, "GET", "/metrics").text
+    assert 'pruneloop_jobs{stage="queued",state="QUEUED"}' in ask(live, "GET", "/metrics").text
 
 
 def test_a_database_that_is_away_is_503_and_the_process_still_healthy(tmp_path: Path) -> None:
