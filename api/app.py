@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 from fastapi import FastAPI
@@ -92,6 +93,21 @@ def build_routes() -> FastAPI:
     return app
 
 
+_ANY = {"$ref": "#/components/schemas/JsonValue"}
+PLAIN_JSON: dict[str, Any] = {
+    "description": "Any JSON; whole numbers fit in 64 bits.",
+    "anyOf": [
+        {"type": "null"},
+        {"type": "boolean"},
+        {"type": "string"},
+        {"type": "integer"},
+        {"type": "number", "not": {"multipleOf": 1}},
+        {"type": "array", "items": _ANY},
+        {"type": "object", "additionalProperties": _ANY},
+    ],
+}
+
+
 class _App(FastAPI):
     """FastAPI behind a guard, whose OpenAPI text also holds the bodies that ``api.body`` reads."""
 
@@ -108,6 +124,11 @@ class _App(FastAPI):
             components = schema.setdefault("components", {}).setdefault("schemas", {})
             for name, body in bodies.get("$defs", {}).items():
                 components.setdefault(name, body)
+            for model in models:
+                if model.model_config.get("extra") == "ignore":
+                    # What is not known is passed over, and still read: it must be JSON that the rest of the body could be.
+                    components[model.__name__]["additionalProperties"] = _ANY
+            components["JsonValue"] = deepcopy(PLAIN_JSON)
             _bound_integers(components)
             for path in schema["paths"].values():
                 for operation in path.values():
