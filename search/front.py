@@ -14,7 +14,7 @@ from domain.ports import JobSnapshot
 from domain.scores import value_of
 from domain.trial import Trial
 from search import finals
-from search.precision import Scale, baseline_scale, first_of, is_mixed, scale_in, session_key
+from search.precision import baseline_scale, comparable, first_of, is_mixed, scale_in, session_key
 from search.view import View, deployable
 from search.zeros import may_stand
 
@@ -89,25 +89,9 @@ def _search_points(view: View, target: int, reference_ms: float) -> list[Point]:
         if scale is None:
             continue
         within = built.accuracy.search >= view.dense_accuracy(target) - view.spec.objective.max_drop - EPSILON
-        timing = _comparable(view, target, timing, scale, reference_ms)
+        timing = comparable(view, target, timing, scale, reference_ms)
         points.append(_point(view, target, "search", trial, built, measurement, outcome, timing, within))
     return points
-
-
-def _comparable(view: View, target: int, timing: CandidateTiming, scale: Scale, reference_ms: float) -> CandidateTiming:
-    """Return a timing whose latency compares with those of other precisions; its speed-up stays as it was paired.
-
-    The interval multiplies the ends of both ratios, which is wider than needed and never too narrow.
-    """
-    if not is_mixed(view, target):
-        return timing
-    (low, high), (slow, fast) = scale.interval, timing.speedup_ci
-    return timing.model_copy(
-        update={
-            "latency_ms": reference_ms * scale.ratio / timing.speedup,
-            "latency_ci_ms": (reference_ms * low / fast, reference_ms * high / slow),
-        }
-    )
 
 
 def _final_points(view: View, target: int, reference_ms: float) -> list[Point]:
@@ -128,7 +112,7 @@ def _final_points(view: View, target: int, reference_ms: float) -> list[Point]:
             within = dense_accuracy is not None and (
                 build.outcome.accuracy.test >= dense_accuracy - view.spec.objective.max_drop - EPSILON
             )
-            timing = _comparable(view, target, timing, scale, reference_ms)
+            timing = comparable(view, target, timing, scale, reference_ms)
             points.append(_point(view, target, "final", trial, build.outcome, measurement, outcome, timing, within))
     return points
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from domain.measurement import Measured, MeasuredFile, Measurement
+from domain.measurement import CandidateTiming, Measured, MeasuredFile, Measurement
 from search.view import View, measured_file
 
 
@@ -59,6 +59,22 @@ def baseline_scale(view: View, target: int, precision: str) -> Scale | None:
     if precision == first_of(view, target):
         return Scale()
     return scale_in(view, target, measurement) if measurement is not None else None
+
+
+def comparable(view: View, target: int, timing: CandidateTiming, scale: Scale, reference_ms: float) -> CandidateTiming:
+    """Return a timing whose latency compares with those of other precisions; its speed-up stays as it was paired.
+
+    The interval multiplies the ends of both ratios, which is wider than needed and never too narrow.
+    """
+    if not is_mixed(view, target):
+        return timing
+    (low, high), (slow, fast) = scale.interval, timing.speedup_ci
+    return timing.model_copy(
+        update={
+            "latency_ms": reference_ms * scale.ratio / timing.speedup,
+            "latency_ci_ms": (reference_ms * low / fast, reference_ms * high / slow),
+        }
+    )
 
 
 def dense_points(view: View, target: int) -> list[tuple[float, float]]:

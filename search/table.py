@@ -19,7 +19,7 @@ from domain.overview import (
 from domain.trial import Trial, TrialState
 from search import finals
 from search.models import fit_models, predict_ratio
-from search.precision import baseline_scale, is_mixed
+from search.precision import baseline_scale, comparable
 from search.stopping import growth_in_time
 from search.view import View, deployable, failure_of
 
@@ -155,12 +155,10 @@ def _latency(
         return None, None, None, None
     timing = measured[2]
     scale = baseline_scale(view, target, trial.candidate.precision)
-    latency, (low, high) = timing.latency_ms, timing.latency_ci_ms
-    if scale is not None and dense_ms is not None and is_mixed(view, target):
-        latency = dense_ms * scale.ratio / timing.speedup
-        low = dense_ms * scale.interval[0] / timing.speedup_ci[1]
-        high = dense_ms * scale.interval[1] / timing.speedup_ci[0]
-    return round(latency, 5), round(low, 5), round(high, 5), round(timing.speedup, 4)
+    if scale is not None and dense_ms is not None:
+        timing = comparable(view, target, timing, scale, dense_ms)
+    low, high = timing.latency_ci_ms
+    return round(timing.latency_ms, 5), round(low, 5), round(high, 5), round(timing.speedup, 4)
 
 
 def _predictions(

@@ -14,7 +14,7 @@ from pydantic import StringConstraints
 
 from api.auth import SubmitPrincipal, require_read
 from api.body import body_of, request_body, validated
-from api.deps import Deps, Paging, slice_of
+from api.deps import ApiDependencies, Deps, PageRequest, Paging, slice_of
 from api.events import EventStreams
 from api.http import NOT_MODIFIED, IdempotencyKey, JobId, Moment, listing, with_etag
 from api.names import DeviceNames
@@ -27,7 +27,7 @@ from domain.errors import FieldProblem, Invalid
 from domain.front import Front
 from domain.job import LABEL_KEY, MAX_LABELS, Job, JobSpec, JobState, JobVerb
 from domain.plan import JobPlan
-from domain.ports import JobSnapshot
+from domain.ports import JobSnapshot, Page
 from domain.trial import Trial
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(require_read)])
@@ -47,6 +47,17 @@ class JobFilters:
     labels: dict[str, str | None]
     created_from: datetime | None
     created_before: datetime | None
+
+    def page(self, deps: ApiDependencies, paging: PageRequest) -> Page[Job]:
+        """Return the jobs asked for, newest first."""
+        return deps.store.jobs(
+            states=self.states,
+            labels=self.labels,
+            created_from=self.created_from,
+            created_before=self.created_before,
+            page_size=paging.size,
+            page_token=paging.token,
+        )
 
 
 def _filters(
@@ -99,15 +110,7 @@ def create_job(
     responses=NOT_MODIFIED,
 )
 def list_jobs(deps: Deps, request: Request, paging: Paging, filters: Filters) -> Response:
-    page = deps.store.jobs(
-        states=filters.states,
-        labels=filters.labels,
-        created_from=filters.created_from,
-        created_before=filters.created_before,
-        page_size=paging.size,
-        page_token=paging.token,
-    )
-    return listing(request, page, Job)
+    return listing(request, filters.page(deps, paging), Job)
 
 
 @router.get(

@@ -46,14 +46,7 @@ TargetIndex = Annotated[int, Query(ge=0, lt=32, description="Index of the target
     responses=NOT_MODIFIED,
 )
 def list_job_summaries(deps: Deps, request: Request, paging: Paging, filters: Filters) -> Response:
-    page = deps.store.jobs(
-        states=filters.states,
-        labels=filters.labels,
-        created_from=filters.created_from,
-        created_before=filters.created_before,
-        page_size=paging.size,
-        page_token=paging.token,
-    )
+    page = filters.page(deps, paging)
     tallies = deps.store.tallies([job.id for job in page.items])
     names = DeviceNames(deps.store)
     items = [_summary(deps.store, job, tallies[job.id], names) for job in page.items]

@@ -19,7 +19,7 @@ from domain.ports import Hold
 from pruning.exporters.converter import Converter
 from pruning.exporters.feeds import feeds_of_ports
 from pruning.exporters.litert import CALIBRATION_SAMPLES, as_npz
-from pruning.exporters.outputs import check_outputs, joined
+from pruning.exporters.outputs import by_order, check_outputs, joined
 from pruning.exporters.torch_graph import TorchExporter, ports_of
 from pruning.signature import Port
 
@@ -60,8 +60,7 @@ class ExecuTorchExporter:
 
     def check(self, file: bytes, inputs: Tensor, outputs: Tensor) -> Mapping[str, np.ndarray]:
         feeds, given = self._run(file, inputs, 1)
-        names = ["output"] if len(given) == 1 else [f"output_{number}" for number in range(len(given))]
-        return check_outputs(self.format, feeds, dict(zip(names, given, strict=True)), outputs)
+        return check_outputs(self.format, feeds, by_order(given), outputs)
 
     def _converted(self, source: bytes, precision: str, example: Tensor, calibration: Tensor) -> bytes:
         ports = ports_of(source)

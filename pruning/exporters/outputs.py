@@ -77,3 +77,10 @@ def with_outputs(arrays: Mapping[str, np.ndarray], given: Tensor) -> dict[str, n
     parts = given.float().cpu().split(lengths, dim=1)
     made = {name: part.reshape(arrays[name].shape).numpy() for name, part in zip(names, parts, strict=True)}
     return {**arrays, **made}
+
+
+def by_order(outputs: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return the outputs of a file that has no names for them: ``output``, or ``output_0``, ``output_1``, ..."""
+    if len(outputs) == 1:
+        return {"output": outputs[0]}
+    return {f"output_{number}": output for number, output in enumerate(outputs)}

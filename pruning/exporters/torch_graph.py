@@ -13,7 +13,7 @@ import math
 import operator
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -36,34 +36,92 @@ _SIZE_NAMES = {found: name for name, found in SIZES.items()}
 _PREFIX = "net."
 
 
-class TorchExporter:
-    """Makes and runs torch files: ports as the model's signature names them, else one ``input`` and one ``output``."""
+class TracedExporter:
+    """What the exporters of ``torch.export``'s graph share: a file is written from the model in each precision, and run by torch.
 
-    format = TORCH
-    kind = ArtifactKind.TORCH
+    A subclass has ``format`` and ``kind``, writes a file and runs it.
+    """
+
+    format: str
+    kind: ArtifactKind
 
     def require(self) -> None:
         """Nothing beside the builder's own packages is needed."""
 
     def export(self, model: nn.Module, example: Tensor) -> bytes:
-        return _written(model, example, is_half=False)
+        return self._written(model, example, is_half=False)
 
     def in_precision(
         self, file: bytes, precision: str, *, model: nn.Module, example: Tensor, calibration: Tensor, hold: Hold
     ) -> bytes:
         del file, calibration
-        refused = why_not(TORCH, precision=precision)
+        refused = why_not(self.format, precision=precision)
         if refused is not None:
             raise ExportFailed(refused[1], code=refused[0])
         with hold():
-            return _written(model, example, is_half=precision == "fp16")
+            return self._written(model, example, is_half=precision == "fp16")
 
     def run(self, file: bytes, inputs: Tensor, *, threads: int, precision: str = "fp32") -> Tensor:
         del precision  # the file's own nodes say it
-        return joined(list(_run(file, inputs, threads)[1].values()))
+        return joined(list(self._run(file, inputs, threads)[1].values()))
 
     def check(self, file: bytes, inputs: Tensor, outputs: Tensor) -> Mapping[str, np.ndarray]:
-        return check_outputs(self.format, *_run(file, inputs, 1), outputs)
+        return check_outputs(self.format, *self._run(file, inputs, 1), outputs)
+
+    def _written(self, model: nn.Module, example: Tensor, *, is_half: bool) -> bytes:
+        raise NotImplementedError
+
+    def _run(self, file: bytes, samples: Tensor, threads: int) -> tuple[dict[str, np.ndarray], dict[str, Tensor]]:
+        """Return what a file was fed and what it gave, by its own names."""
+        raise NotImplementedError
+
+
+class TorchExporter(TracedExporter):
+    """Makes and runs torch files: ports as the model's signature names them, else one ``input`` and one ``output``."""
+
+    format = TORCH
+    kind = ArtifactKind.TORCH
+
+    def _written(self, model: nn.Module, example: Tensor, *, is_half: bool) -> bytes:
+        program, signature = traced(model, example, is_half=is_half)
+        try:
+            graph = _described(program, signature)
+        except _Unsaid as error:
+            raise ExportFailed(f"The model cannot be written as a torch file: {error}") from error
+        weights, buffers = _weights(program)
+        told = json.dumps({**graph, "buffers": buffers}, separators=(",", ":"))
+        return save(weights, metadata={FORMAT: told})  # one entry: several come in any order
+
+    def _run(self, file: bytes, samples: Tensor, threads: int) -> tuple[dict[str, np.ndarray], dict[str, Tensor]]:
+        model = _opened(file)
+        feeds = feeds_of_ports(_ports(model), samples)
+        made = run_module(model, feeds, model.inputs[0].shape[0], threads)
+        return feeds, dict(zip(model.outputs, made, strict=True))
+
+
+def run_module(
+    module: Callable[..., object], feeds: Mapping[str, np.ndarray], batch: int | None, threads: int
+) -> list[Tensor]:
+    """Return the outputs of a module, in order, for feeds in its inputs' order.
+
+    Args:
+        module: Gives a tensor, or several.
+        feeds: Input name -> array ``(N, ...)``.
+        batch: The one batch size it takes; None: any.
+        threads: Torch's, meanwhile.
+    """
+    parts: list[tuple[Tensor, ...]] = []
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for chunk, count in in_batches(feeds, batch or RUN_BATCH, is_fixed=batch is not None):
+            with torch.inference_mode():
+                given = module(*(torch.from_numpy(chunk[name]) for name in feeds))
+            outputs = given if isinstance(given, (tuple, list)) else (given,)
+            parts.append(tuple(tensor[:count].clone() for tensor in outputs))
+    finally:
+        torch.set_num_threads(before)
+    return [torch.cat(one) for one in zip(*parts, strict=True)]
 
 
 def ports_of(file: bytes) -> list[Port]:
@@ -73,25 +131,6 @@ def ports_of(file: bytes) -> list[Port]:
 
 def _ports(model: Rebuilt) -> list[Port]:
     return [Port(port.name, port.shape, port.dtype) for port in model.inputs]
-
-
-def _run(file: bytes, samples: Tensor, threads: int) -> tuple[dict[str, np.ndarray], dict[str, Tensor]]:
-    """Return what a file was fed and what it gave, by its own names."""
-    model = _opened(file)
-    feeds = feeds_of_ports(_ports(model), samples)
-    size = model.inputs[0].shape[0]
-    parts: dict[str, list[Tensor]] = {name: [] for name in model.outputs}
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        for chunk, count in in_batches(feeds, size or RUN_BATCH, is_fixed=size is not None):
-            with torch.inference_mode():
-                given = model(*(torch.from_numpy(chunk[port.name]) for port in model.inputs))
-            for name, tensor in zip(parts, given if isinstance(given, tuple) else (given,), strict=True):
-                parts[name].append(tensor[:count].clone())
-    finally:
-        torch.set_num_threads(before)
-    return feeds, {name: torch.cat(given) for name, given in parts.items()}
 
 
 class _AsFloat(nn.Module):
@@ -122,17 +161,6 @@ def traced(model: nn.Module, example: Tensor, *, is_half: bool) -> tuple[torch.e
     net = _AsFloat(model.net if isinstance(model, Packed) else model, is_half=is_half).eval()
     signature = signature_of(model) or Signature((Port("input", (None, *example.shape[1:])),), (Port("output", ()),))
     return _traced(net, model, example, signature), signature
-
-
-def _written(model: nn.Module, example: Tensor, *, is_half: bool) -> bytes:
-    program, signature = traced(model, example, is_half=is_half)
-    try:
-        graph = _described(program, signature)
-    except _Unsaid as error:
-        raise ExportFailed(f"The model cannot be written as a torch file: {error}") from error
-    weights, buffers = _weights(program)
-    told = json.dumps({**graph, "buffers": buffers}, separators=(",", ":"))
-    return save(weights, metadata={FORMAT: told})  # one entry: several come in any order
 
 
 def _traced(net: nn.Module, model: nn.Module, example: Tensor, signature: Signature) -> torch.export.ExportedProgram:
