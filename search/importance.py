@@ -27,7 +27,7 @@ Name = tuple[str, Literal["group", "block", "precision"]]
 
 def parameter_importance(view: View, target: int) -> ParameterImportance:
     """Return what explains accuracy and latency of a target's measured trials, the most telling first."""
-    trials = [trial for trial in view.succeeded(target) if trial.values is not None]
+    trials = [trial for trial in view.shaped(target) if trial.values is not None]
     if len(trials) < LEAST_TRIALS:
         reason = f"{len(trials)} of {LEAST_TRIALS} measured trials needed"
         return ParameterImportance(target=target, trials=len(trials), reason=reason)

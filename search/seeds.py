@@ -143,6 +143,8 @@ def in_other_precisions(space: SearchSpace, view: View, target: int, models: Mod
 
 def with_zeros(space: SearchSpace, view: View, target: int, models: Models) -> Seed | None:
     """Return a probe of the weight level, or a point of the front with zeros where they pay; None: nothing to try now."""
+    if "weight" not in view.spec.levels:
+        return None
     dense = space.candidate(space.network.dense, space.in_precision(space.neutral, space.precisions[0]))
     found = zeros.next_candidate(view, target, dense, search_front(view, target))
     if found is None:

@@ -134,23 +134,17 @@ class TargetStudy:
         trials = view.trials_of(self._target)
         if not self._seeds:
             return None
-        if sum(trial.seed_name is not None for trial in trials) < self._seeds:
-            links = self._seeds // len(self._space.precisions)
-            link = next_link(self._space, view, self._target, models, limit=max(1, links))
-            seed = (
-                (link if not trials else None)  # first of all something narrower, whatever zeros may bring
-                or with_zeros(self._space, view, self._target, models)
-                or link
-                or aimed(self._space, view, self._target, models)
-                or in_other_precisions(self._space, view, self._target, models)
+        is_beginning = sum(trial.seed_name is not None for trial in trials) < self._seeds
+        links = max(1, self._seeds // len(self._space.precisions))
+        link = next_link(self._space, view, self._target, models, limit=links) if is_beginning else None
+        if link is not None and not trials:
+            return link  # first of all something narrower, whatever zeros may bring
+        seed = with_zeros(self._space, view, self._target, models) or link
+        if seed is None and is_beginning:
+            seed = aimed(self._space, view, self._target, models) or in_other_precisions(
+                self._space, view, self._target, models
             )
-            if seed is not None:
-                return seed
-        else:
-            seed = with_zeros(self._space, view, self._target, models)
-            if seed is not None:
-                return seed
-        return shared(self._space, view, self._target, models)
+        return seed or shared(self._space, view, self._target, models)
 
     def _neighbour(self, number: int, view: View, models: Models) -> Seed | None:
         """Return an architecture not seen before next to a random point of the measured front, wider afield each try."""

@@ -29,8 +29,6 @@ def next_candidate(view: View, target: int, dense: Candidate, front: Sequence[Tr
         dense: The candidate that prunes nothing, in the target's first precision, with its recovery.
         front: The measured front so far.
     """
-    if "weight" not in view.spec.levels:
-        return None
     trials = view.trials_of(target)
     for pattern in PATTERNS:
         name = f"{NAME}{pattern}"
