@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 from sqlalchemy import Engine, text
 
 from db.models import metadata
@@ -21,6 +20,7 @@ from domain.job import EndedBy, JobState, JobVerb, state_after
 from domain.ports import SearchLease
 from domain.trial import TrialState
 from domain.work import WorkState
+from tests.integration.db.machines import play
 from tests.integration.db.samples import LEASE_S, Seeds, new_measurement, spec
 
 WORKERS = st.sampled_from(["a", "b"])
@@ -199,14 +199,4 @@ def machine(engine: Engine) -> Iterator[type[JobLife]]:
 
 
 def test_a_jobs_life_is_as_the_model_says(machine: type[JobLife]) -> None:
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=6,
-            stateful_step_count=25,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    play(machine, games=6, steps=25)

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 from sqlalchemy import Engine, text
 
 from db.models import metadata
@@ -23,6 +22,7 @@ from domain.job import JobVerb
 from domain.messages import HeartbeatAction
 from domain.outcome import Blame
 from domain.work import MAX_ATTEMPTS, WorkState
+from tests.integration.db.machines import play
 from tests.integration.db.samples import LEASE_S, Seeds, failed, measured
 
 DEVICES = st.integers(0, 2)
@@ -228,14 +228,4 @@ def machine(engine: Engine) -> Iterator[type[LeasedWork]]:
 
 
 def test_leased_work_is_as_the_model_says(machine: type[LeasedWork]) -> None:
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=10,
-            stateful_step_count=20,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    play(machine, games=10, steps=20)

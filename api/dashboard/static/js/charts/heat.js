@@ -1,6 +1,6 @@
 // A heat map on one canvas: a column a trial, a row a group; sixty thousand cells are drawn in a few milliseconds.
 
-import { tooltip } from "./plot.js";
+import { sized, tooltip } from "./plot.js";
 
 const LEFT = 150;
 const BOTTOM = 26;
@@ -34,17 +34,10 @@ export function heatChart(box) {
   return {
     update(width, given) {
       props = given;
-      const scale = devicePixelRatio;
       const line = Math.max(9, Math.min(22, Math.round(420 / Math.max(1, props.rows.length))));
       const height = props.rows.length * line + BOTTOM;
       size = { line, cell: (width - LEFT - 4) / Math.max(1, props.columns.length) };
-      canvas.width = width * scale;
-      canvas.height = height * scale;
-      canvas.style.width = `${width}px`;
-      canvas.style.height = `${height}px`;
-      const context = canvas.getContext("2d");
-      context.scale(scale, scale);
-      context.clearRect(0, 0, width, height);
+      const context = sized(canvas, width, height);
       context.imageSmoothingEnabled = false;
       if (props.columns.length) context.drawImage(picture(props), LEFT, 0, width - LEFT - 4, props.rows.length * line);
       context.fillStyle = props.palette.soft;

@@ -1,6 +1,6 @@
 // Parallel coordinates: an axis a value, a line a trial; drag along an axis to keep only what passes there.
 
-import { tooltip } from "./plot.js";
+import { sized, tooltip } from "./plot.js";
 
 const TOP = 34;
 const BOTTOM = 26;
@@ -30,13 +30,7 @@ export function parallelChart(box) {
   });
 
   function draw() {
-    const scale = devicePixelRatio;
-    canvas.width = width * scale;
-    canvas.height = height * scale;
-    canvas.style.width = `${width}px`;
-    canvas.style.height = `${height}px`;
-    const context = canvas.getContext("2d");
-    context.scale(scale, scale);
+    const context = sized(canvas, width, height);
     const count = props.labels.length;
     const line = (index, color, weight, alpha) => {
       context.globalAlpha = alpha;

@@ -16,6 +16,17 @@ export function axis(palette, label, options = {}) {
   };
 }
 
+/** Give a canvas a size in CSS pixels, sharp on any screen; returns its context, cleared and scaled to them. */
+export function sized(canvas, width, height) {
+  canvas.width = width * devicePixelRatio;
+  canvas.height = height * devicePixelRatio;
+  canvas.style.width = `${width}px`;
+  canvas.style.height = `${height}px`;
+  const context = canvas.getContext("2d");
+  context.scale(devicePixelRatio, devicePixelRatio);
+  return context;
+}
+
 /** A circle, diamond, square or ring on a canvas. */
 export function mark(context, shape, x, y, radius, { fill, stroke, width = 1.5 }) {
   context.beginPath();

@@ -1,7 +1,7 @@
 // Who did what when: a lane a builder or device, a bar a piece of work, a thin line before it while it waited.
 
 import { duration } from "../format.js";
-import { tooltip } from "./plot.js";
+import { sized, tooltip } from "./plot.js";
 
 const LEFT = 150;
 const TOP = 8;
@@ -22,15 +22,9 @@ export function timelineChart(box) {
   const at = (event) => bars.findLast((bar) => event.offsetX >= bar.x - 2 && event.offsetX <= bar.x + bar.w + 2 && event.offsetY >= bar.y && event.offsetY <= bar.y + bar.h);
 
   function draw() {
-    const scale = devicePixelRatio;
     const line = Math.max(22, Math.min(40, 260 / Math.max(1, props.lanes.length)));
     const height = TOP + props.lanes.length * line + BOTTOM;
-    canvas.width = width * scale;
-    canvas.height = height * scale;
-    canvas.style.width = `${width}px`;
-    canvas.style.height = `${height}px`;
-    const context = canvas.getContext("2d");
-    context.scale(scale, scale);
+    const context = sized(canvas, width, height);
     context.font = "12px system-ui, sans-serif";
     context.textBaseline = "middle";
     bars = [];
