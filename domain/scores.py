@@ -1,8 +1,7 @@
 """What a model's outputs are worth, by name. A job's ``accuracy`` is the metric's score: more is better, 1 is perfect.
 
 ``rmse`` is the one metric whose own value is better when it is smaller. Its score is one less the error over the standard
-deviation of
-the labels (their *spread*), so that the search, and ``objective.max_drop``, need not know in what unit the labels are.
+deviation of the labels (their *spread*), so that the search, and ``objective.max_drop``, need not know in what unit the labels are.
 """
 
 from __future__ import annotations
