@@ -88,7 +88,7 @@ class JobService:
         """Check and insert a job, then wake a search worker; returns (job, is_new).
 
         Raises:
-            Invalid: ``level_not_available``, ``precision_not_available``, ``runtime_not_available``,
+            Invalid: ``precision_not_available``, ``runtime_not_available``, ``format_not_available``,
                 ``batch_not_available``, ``export_not_available``, ``exporter_missing``,
                 ``metric_not_available``, ``unknown_model``, ``unknown_dataset``,
                 ``unknown_artifact``, or ``idempotency_mismatch``. Every failing field is named; the code is the first's.
@@ -163,8 +163,6 @@ class JobService:
                 text = f"{what} {value!r} is not available here; use one of: {', '.join(sorted(known)) or 'none'}."
                 problems.append((code, FieldProblem(field, text)))
 
-        for index, level in enumerate(spec.levels):
-            check(level, can.levels, f"levels.{index}", "The level", "level_not_available")
         for index, target in enumerate(spec.targets):
             check(target.runtime, can.runtimes, f"targets.{index}.runtime", "The runtime", "runtime_not_available")
             if target.format is not None:

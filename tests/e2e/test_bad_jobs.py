@@ -117,7 +117,6 @@ def test_a_target_that_no_device_matches_waits_with_a_reason_or_fails_if_asked_t
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        ({"levels": ["weight"]}, "level_not_available"),
         ({"targets": [{"runtime": "abacus"}]}, "runtime_not_available"),
         ({"exports": ["papyrus"]}, "export_not_available"),
         ({"objective": {"metric": "beauty"}}, "metric_not_available"),
