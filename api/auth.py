@@ -8,7 +8,7 @@ A join token is no principal: it is spent by ``POST /v1/devices`` in the transac
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Annotated
 
@@ -34,7 +34,7 @@ def address_of(request: Request) -> str:
     return request.client.host if request.client is not None else "local"
 
 
-def bearer_token(request: Request, _declared: Annotated[object, Security(bearer_scheme)]) -> str:
+async def bearer_token(request: Request, _declared: Annotated[object, Security(bearer_scheme)]) -> str:
     """Return the bearer token of a request. Raises Unauthorized if there is none."""
     token = _bearer_of(request)
     if token is None:
@@ -95,8 +95,8 @@ def recognise(
 CurrentPrincipal = Annotated[Principal, Depends(current_principal)]
 
 
-def _needs(*scopes: Scope) -> Callable[[Principal], Principal]:
-    def check(principal: CurrentPrincipal) -> Principal:
+def _needs(*scopes: Scope) -> Callable[[Principal], Awaitable[Principal]]:
+    async def check(principal: CurrentPrincipal) -> Principal:
         if not principal.may(*scopes):
             raise Forbidden(
                 f"This token may not do that; use one with the scope {' or '.join(scopes)}.",
@@ -113,21 +113,23 @@ require_read = _needs(Scope.READ)
 require_any = _needs(Scope.READ, Scope.DEVICE)
 
 
-def require_device(principal: Annotated[Principal, Depends(_needs(Scope.DEVICE))]) -> str:
+async def require_device(principal: Annotated[Principal, Depends(_needs(Scope.DEVICE))]) -> str:
     """Let devices through; return the device's id."""
     if principal.device_id is None:
         raise Forbidden("This token is not a device's; join the device with `pruneloop agent join`.")
     return principal.device_id
 
 
-def require_own_device(request: Request, device_id: Annotated[str, Depends(require_device)]) -> str:
+async def require_own_device(request: Request, device_id: Annotated[str, Depends(require_device)]) -> str:
     """Let a device through to its own rows only."""
     if request.path_params.get("device_id") != device_id:
         raise Forbidden("A device's token reaches that device's own rows only.", code="not_your_device")
     return device_id
 
 
-def require_reader_or_own_device(request: Request, principal: Annotated[Principal, Depends(require_any)]) -> Principal:
+async def require_reader_or_own_device(
+    request: Request, principal: Annotated[Principal, Depends(require_any)]
+) -> Principal:
     """Let people through, and a device to itself."""
     if not principal.may(Scope.READ) and principal.device_id != request.path_params.get("device_id"):
         raise Forbidden("A device's token reaches that device's own rows only.", code="not_your_device")

@@ -71,11 +71,12 @@ def slice_of(items: Sequence[T], page: PageRequest, list_name: str) -> Page[T]:
     return Page(tuple(items[start:end]), write_page_token(list_name, [end]) if end < len(items) else "")
 
 
-def _deps(request: Request) -> ApiDependencies:
+# Coroutines, here and in `auth`: what waits for nothing needs no thread, and handing over to one costs more than its work.
+async def _deps(request: Request) -> ApiDependencies:
     return cast(ApiDependencies, request.app.state.deps)
 
 
-def _page(
+async def _page(
     page_size: Annotated[
         int, Query(ge=0, description=f"Items wanted; 0: the default; at most {MAX_PAGE_SIZE} are given.")
     ] = 0,

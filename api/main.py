@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ import bootstrap
 from domain.errors import PruneloopError
 from settings import PREFIX, ApiSettings
 from workers.drain import die_with_parent
+
+GC_THRESHOLD = 20_000  # objects made since the last round
 
 
 def serve(
@@ -36,7 +39,7 @@ def serve(
         "ssl_keyfile": settings.tls_key_file,
     }
     if settings.api_workers == 1:
-        uvicorn.run(bootstrap.make_api(settings), **options)
+        uvicorn.run(_settled(bootstrap.make_api(settings)), **options)
         return 0
     bootstrap.prepare_api(settings)  # refuse at once, in words, what each of the processes would stumble over
     os.environ.update({f"{PREFIX}{name.upper()}": str(value) for name, value in overrides.items()})
@@ -48,7 +51,18 @@ def make_app() -> FastAPI:
     """Return the application as the environment describes it: what each of several processes serves."""
     settings = ApiSettings()
     bootstrap.configure_logging(settings, "api")
-    return bootstrap.make_api(settings)
+    return _settled(bootstrap.make_api(settings))
+
+
+def _settled(app: FastAPI) -> FastAPI:
+    """Take what is loaded by now out of the garbage collector's rounds.
+
+    It lives as long as the process, and an answer of many rows makes enough objects for a round: a third of a front's time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
+    return app
 
 
 def __getattr__(name: str) -> Any:

@@ -1,51 +1,54 @@
-"""How far a job is, from one snapshot of its rows."""
+"""How far a job is, from counts of its rows."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
-from datetime import datetime
 
 from api.names import UNKNOWN_DEVICE
 from api.schemas.jobs import JobProgress, JobView, RunningBuild, RunningMeasurement
-from domain.build import BuildKind
-from domain.ports import JobSnapshot
-from domain.work import WorkState
+from domain.job import Job
+from domain.overview import JobStanding
+from domain.ports import JobStore
 from search.accounting import elapsed_s
 from search.front import best_speedups, told_speedups
-from search.view import View
 
 
-def view_of(snapshot: JobSnapshot, *, now: datetime, device_name: Callable[[str], str]) -> JobView:
+def best_of(store: JobStore, job: Job) -> dict[str, float]:
+    """Return the best speed-up by target as the job's report tells it once it is over, and by its rows before."""
+    best = told_speedups(job)
+    if not best and "best_speedup" not in job.report and job.trials_asked > 0:
+        best = best_speedups(store.snapshot(job.id))
+    return {str(target): speedup for target, speedup in sorted(best.items())}
+
+
+def view_of(standing: JobStanding, best: dict[str, float], *, device_name: Callable[[str], str]) -> JobView:
     """Return a job with its progress.
 
     Args:
-        snapshot: All rows of the job.
-        now: The store's time.
+        standing: The job, and counts of its rows.
+        best: Speed-up by target, as ``best_of`` tells it.
         device_name: Name of a device by id.
     """
-    best = told_speedups(snapshot.job) or best_speedups(snapshot)
-    finals = [build for build in snapshot.builds if build.request.kind is BuildKind.FINAL]
+    job = standing.job
     progress = JobProgress(
-        elapsed_s=round(elapsed_s(View(snapshot), snapshot.job.finished_at or now), 3),
-        wall_budget_s=snapshot.job.spec.budget.wall_s,
-        trials_asked=len(snapshot.trials),
-        trials_finished=sum(trial.build_id is not None and trial.state.is_terminal for trial in snapshot.trials),
-        finals_done=sum(build.state.is_terminal for build in finals),
-        finals_wanted=len(finals),
-        trials_budget=snapshot.job.spec.budget.trials,
-        trials_by_state=dict(Counter(trial.state.value for trial in snapshot.trials)),
+        elapsed_s=round(elapsed_s(job, job.finished_at or standing.now), 3),
+        wall_budget_s=job.spec.budget.wall_s,
+        trials_asked=sum(standing.trials_by_state.values()),
+        trials_finished=standing.trials_finished,
+        finals_done=standing.finals_done,
+        finals_wanted=standing.finals_wanted,
+        trials_budget=job.spec.budget.trials,
+        trials_by_state=dict(standing.trials_by_state),
         best_speedup=max(best.values(), default=None),
-        best_speedup_by_target={str(target): speedup for target, speedup in sorted(best.items())},
-        builds_waiting=sum(build.state is WorkState.PENDING for build in snapshot.builds),
+        best_speedup_by_target=best,
+        builds_waiting=standing.builds_waiting,
         builds_running=[
             RunningBuild(
                 build_id=build.id, kind=build.request.kind, progress=build.progress, started_at=build.started_at
             )
-            for build in snapshot.builds
-            if build.state is WorkState.LEASED
+            for build in standing.builds_running
         ],
-        measurements_waiting=sum(item.state is WorkState.PENDING for item in snapshot.measurements),
+        measurements_waiting=standing.measurements_waiting,
         measurements_running=[
             RunningMeasurement(
                 measurement_id=item.id,
@@ -55,8 +58,7 @@ def view_of(snapshot: JobSnapshot, *, now: datetime, device_name: Callable[[str]
                 attempt=item.attempt,
                 started_at=item.started_at,
             )
-            for item in snapshot.measurements
-            if item.state is WorkState.LEASED
+            for item in standing.measurements_running
         ],
     )
-    return JobView(**dict(snapshot.job), progress=progress)
+    return JobView(**dict(job), progress=progress)

@@ -163,6 +163,7 @@ def finished_job(store: SqlJobStore) -> str:
         store.finish_measurement(claim.measurement_id, device.id, claim.attempt, measured(raw=None))
     for trial in trials:
         store.finish_trial(lease, trial.id, TrialState.SUCCEEDED, values=TrialValues(error=0.1, latency_ratio=0.5))
+    store.merge_report(lease, {"best_speedup": {"0": 2.0}})  # as a search ends
     store.end_job(lease, JobState.SUCCEEDED, ended_by=EndedBy.BUDGET)
     return job.id
 

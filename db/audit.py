@@ -54,7 +54,7 @@ class AuditTables(Transactions):
             query = query.where(audit.c.subject == subject)
         if after is not None:
             query = query.where(audit.c.id < after[0])
-        with self._transaction() as connection:
+        with self._reading() as connection:
             rows = connection.execute(query).all()
         return make_page(
             rows,

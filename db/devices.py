@@ -57,7 +57,7 @@ class DeviceTables(Transactions):
 
     def device(self, device_id: str) -> Device:
         """Return a device, a removed one too. Raises NotFound."""
-        with self._transaction() as connection:
+        with self._reading() as connection:
             return read_device(connection, device_id)
 
     def devices(self, *, page_size: int = 100, page_token: str = "") -> Page[Device]:
@@ -73,7 +73,7 @@ class DeviceTables(Transactions):
         if after is not None:
             created_at = moment_in_token(after[0])
             query = query.where(tuple_(device.c.created_at, device.c.id) > tuple_(created_at, after[1]))
-        with self._transaction() as connection:
+        with self._reading() as connection:
             rows = connection.execute(query).all()
         return make_page(
             rows, size, _device_of, list_name="devices", key=lambda row: (row.created_at.isoformat(), row.id)

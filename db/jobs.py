@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, func, insert, select, tuple_, update
@@ -33,6 +34,8 @@ from db.webhooks import note_end
 from domain.access import SYSTEM, Principal
 from domain.errors import Conflict, FieldProblem, Invalid, NotFound
 from domain.job import EndedBy, Job, JobSpec, JobState, JobVerb, Stage, state_after
+from domain.lazy import LazyRow, LazyRows
+from domain.measurement import Measurement
 from domain.ports import JobSnapshot, Page
 from domain.trial import Trial, TrialState
 
@@ -68,7 +71,7 @@ class JobTables(EventTables):
 
     def job(self, job_id: str) -> Job:
         """Return a job. Raises NotFound."""
-        with self._transaction() as connection:
+        with self._reading() as connection:
             return _job(connection, job_id)
 
     def jobs(
@@ -101,7 +104,7 @@ class JobTables(EventTables):
         if after is not None:
             created_at = moment_in_token(after[0])
             query = query.where(tuple_(job.c.created_at, job.c.id) < tuple_(created_at, after[1]))
-        with self._transaction() as connection:
+        with self._reading() as connection:
             rows = connection.execute(query).all()
         return make_page(rows, size, job_of, list_name=list_name, key=lambda row: (row.created_at.isoformat(), row.id))
 
@@ -124,7 +127,7 @@ class JobTables(EventTables):
         query = select(*TRIAL_COLUMNS).where(trial.c.job_id == job_id).order_by(trial.c.number).limit(size + 1)
         if after is not None:
             query = query.where(trial.c.number > after[0])
-        with self._transaction() as connection:
+        with self._reading() as connection:
             rows = connection.execute(query).all()
             if not rows:
                 _job(connection, job_id)
@@ -135,7 +138,7 @@ class JobTables(EventTables):
         with self._transaction(is_snapshot=True) as connection:
             row = connection.execute(select(*JOB_COLUMNS, job.c.event_seq).where(job.c.id == job_id)).one_or_none()
             if row is None:
-                raise _no_job(job_id)
+                raise no_job(job_id)
             read = self._rows.read
             snapshot = JobSnapshot(
                 job=job_of(row),
@@ -148,13 +151,15 @@ class JobTables(EventTables):
                     order=(build.c.created_at, build.c.id),
                     parse=build_of,
                 ),
-                measurements=read(
-                    connection,
-                    measurement,
-                    job_id,
-                    columns=MEASUREMENT_COLUMNS,
-                    order=(measurement.c.created_at, measurement.c.id),
-                    parse=measurement_of,
+                measurements=LazyRows(
+                    read(
+                        connection,
+                        measurement,
+                        job_id,
+                        columns=MEASUREMENT_COLUMNS,
+                        order=(measurement.c.created_at, measurement.c.id),
+                        parse=_when_looked_at,
+                    )
                 ),
             )
         self._saw(job_id, row.event_seq)
@@ -169,7 +174,7 @@ class JobTables(EventTables):
         """
         with self._transaction() as connection:
             if lock_job(connection, job_id) is None:
-                raise _no_job(job_id)
+                raise no_job(job_id)
             row = connection.execute(select(job.c.state, job.c.started_at).where(job.c.id == job_id)).one()
             before = JobState(row.state)
             after = state_after(verb, before, has_started=row.started_at is not None)
@@ -254,7 +259,7 @@ def _take_key(connection: Connection, principal: str, key: str, spec: JobSpec, j
 def _job(connection: Connection, job_id: str) -> Job:
     row = connection.execute(select(*JOB_COLUMNS).where(job.c.id == job_id)).one_or_none()
     if row is None:
-        raise _no_job(job_id)
+        raise no_job(job_id)
     return job_of(row)
 
 
@@ -262,5 +267,9 @@ def _iso(moment: datetime | None) -> str | None:
     return moment.isoformat() if moment is not None else None
 
 
-def _no_job(job_id: str) -> NotFound:
+def _when_looked_at(row: AnyRow) -> LazyRow[Measurement]:
+    return LazyRow({"id": row.id, "key": row.key}, partial(measurement_of, row))
+
+
+def no_job(job_id: str) -> NotFound:
     return NotFound(f"There is no job {job_id}; GET /v1/jobs lists those there are.", metadata={"id": job_id})

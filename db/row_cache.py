@@ -20,7 +20,6 @@ from db.mapping import AnyRow
 
 MOST_JOBS = 4  # a process carries few jobs at a time
 CHUNK = 1000  # ids in one query
-READERS = 64  # locks that jobs share
 
 Item = TypeVar("Item")
 
@@ -31,8 +30,9 @@ class RowCache:
     def __init__(self) -> None:
         self._jobs: OrderedDict[str, dict[str, dict[str, tuple[str, Any]]]] = OrderedDict()
         self._lock = threading.Lock()
-        # Whoever asks for the same rows meanwhile waits for them rather than parses them as well: a page asks three things at once.
-        self._reading = tuple(threading.Lock() for _ in range(READERS))
+        # Parsing holds the interpreter: two at once would only be in each other's way, and in that of everything quick. And a page
+        # asks three things of the same rows at once.
+        self._reading = threading.Lock()
 
     def read(
         self,
@@ -52,9 +52,9 @@ class RowCache:
             job_id: Whose rows.
             columns: What ``parse`` needs, ``id`` among them.
             order: Columns to sort by.
-            parse: A row to what is kept; it must be immutable.
+            parse: A row to what is kept; it must not change.
         """
-        with self._reading[hash((table.name, job_id)) % READERS]:
+        with self._reading:
             return self._read(connection, table, job_id, columns=columns, order=order, parse=parse)
 
     def _read(
@@ -68,9 +68,12 @@ class RowCache:
         parse: Callable[[AnyRow], Item],
     ) -> tuple[Item, ...]:
         stamp: Label[str] = literal_column(f"{table.name}.xmin::text").label("stamp")
-        stamps = connection.execute(select(table.c.id, stamp).where(table.c.job_id == job_id).order_by(*order)).all()
         with self._lock:
             known = dict(self._jobs.get(job_id, {}).get(table.name, {}))
+        if not known:  # all of them are new: stamps and rows in one question
+            rows = connection.execute(select(*columns, stamp).where(table.c.job_id == job_id).order_by(*order)).all()
+            return self._keep(job_id, table, {row.id: (row.stamp, parse(row)) for row in rows})
+        stamps = connection.execute(select(table.c.id, stamp).where(table.c.job_id == job_id).order_by(*order)).all()
         changed = [row.id for row in stamps if known.get(row.id, ("", None))[0] != row.stamp]
         fresh: dict[str, Item] = {}
         for first in range(0, len(changed), CHUNK):
@@ -78,6 +81,9 @@ class RowCache:
             rows = connection.execute(select(*columns).where(table.c.id.in_(ids))).all()
             fresh |= {row.id: parse(row) for row in rows}
         found = {row.id: (row.stamp, fresh[row.id] if row.id in fresh else known[row.id][1]) for row in stamps}
+        return self._keep(job_id, table, found)
+
+    def _keep(self, job_id: str, table: Table, found: dict[str, tuple[str, Any]]) -> tuple[Any, ...]:
         with self._lock:
             self._jobs.setdefault(job_id, {})[table.name] = found
             self._jobs.move_to_end(job_id)

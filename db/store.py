@@ -49,7 +49,7 @@ class SqlJobStore(
 
     def now(self) -> datetime:
         """Return the database's clock."""
-        with self._transaction() as connection:
+        with self._reading() as connection:
             moment: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
             return moment
 
@@ -69,7 +69,7 @@ class SqlJobStore(
     def artifact(self, digest: str) -> ArtifactRef:
         """Return what is known of a stored file. Raises NotFound."""
         query = select(artifact.c.digest, artifact.c.size_bytes, artifact.c.kind).where(artifact.c.digest == digest)
-        with self._transaction() as connection:
+        with self._reading() as connection:
             row = connection.execute(query).one_or_none()
         if row is None:
             raise NotFound(

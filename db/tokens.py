@@ -9,7 +9,7 @@ import hmac
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Connection, and_, exists, func, insert, or_, select, tuple_, update
+from sqlalchemy import Connection, and_, bindparam, exists, func, insert, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from db.audit import note
@@ -30,6 +30,20 @@ USED_EVERY = timedelta(minutes=1)  # a token's last use is not worth a write eac
 COLUMNS = tuple(column for column in api_token.c if column.name != "token_sha256")
 
 
+IS_LIVE = and_(
+    api_token.c.revoked_at.is_(None), or_(api_token.c.expires_at.is_(None), api_token.c.expires_at > func.now())
+)
+IS_DUE = or_(api_token.c.last_used_at.is_(None), api_token.c.last_used_at < func.now() - USED_EVERY)
+LIVE = select(api_token, IS_DUE.label("is_due")).where(IS_LIVE)  # built once: every request asks it
+BY_TOKEN = LIVE.where(api_token.c.token_sha256 == bindparam("sha256"))
+BY_SESSION = LIVE.where(
+    api_token.c.id
+    == select(web_session.c.token_id)
+    .where(web_session.c.session_sha256 == bindparam("sha256"), web_session.c.expires_at > func.now())
+    .scalar_subquery()
+)
+
+
 class TokenTables(Transactions):
     """Being recognised."""
 
@@ -39,8 +53,8 @@ class TokenTables(Transactions):
         A join token is nobody.
         """
         sha256 = sha256_of(token)
-        with self._transaction() as connection:
-            row = _live(connection, api_token.c.token_sha256 == sha256)
+        with self._reading() as connection:
+            row = connection.execute(BY_TOKEN, {"sha256": sha256}).one_or_none()
             if row is not None:
                 return _named(connection, row) if hmac.compare_digest(row.token_sha256, sha256) else None
             own = select(device.c.id, device.c.name, device.c.token_sha256).where(
@@ -116,7 +130,7 @@ class TokenTables(Transactions):
             NotFound: No such token.
             Conflict: ``last_admin`` where nobody could make another one afterwards.
         """
-        is_admin = and_(_is_live(), api_token.c.scopes.any_() == Scope.ADMIN.value, api_token.c.expires_at.is_(None))
+        is_admin = and_(IS_LIVE, api_token.c.scopes.any_() == Scope.ADMIN.value, api_token.c.expires_at.is_(None))
         with self._transaction() as connection:
             # All of them, in one order: two admins that revoke each other at once must not both succeed.
             admins = select(api_token.c.id).where(is_admin).order_by(api_token.c.id).with_for_update()
@@ -144,7 +158,7 @@ class TokenTables(Transactions):
             When it ends; None where the token is nobody's, or a device's: a device has no pages to look at.
         """
         with self._transaction() as connection:
-            row = _live(connection, api_token.c.token_sha256 == sha256_of(token))
+            row = connection.execute(BY_TOKEN, {"sha256": sha256_of(token)}).one_or_none()
             if row is None:
                 return None
             ends = func.least(func.now() + lasts, row.expires_at)
@@ -156,12 +170,8 @@ class TokenTables(Transactions):
 
     def session_principal(self, session: str) -> Principal | None:
         """Return whom a session stands for; None if nobody, or where it or its token is over."""
-        sha256 = sha256_of(session)
-        of_session = select(web_session.c.token_id).where(
-            web_session.c.session_sha256 == sha256, web_session.c.expires_at > func.now()
-        )
-        with self._transaction() as connection:
-            row = _live(connection, api_token.c.id == of_session.scalar_subquery())
+        with self._reading() as connection:
+            row = connection.execute(BY_SESSION, {"sha256": sha256_of(session)}).one_or_none()
             return _named(connection, row) if row is not None else None
 
     def close_session(self, session: str, *, by: Principal = SYSTEM) -> None:
@@ -171,16 +181,6 @@ class TokenTables(Transactions):
             ended = connection.execute(end.returning(web_session.c.token_id)).scalar_one_or_none()
             if ended is not None:
                 note(connection, by, "session.close", ended)
-
-
-def _is_live() -> ColumnElement[bool]:
-    is_good = or_(api_token.c.expires_at.is_(None), api_token.c.expires_at > func.now())
-    return and_(api_token.c.revoked_at.is_(None), is_good)
-
-
-def _live(connection: Connection, which: ColumnElement[bool]) -> AnyRow | None:
-    is_due = or_(api_token.c.last_used_at.is_(None), api_token.c.last_used_at < func.now() - USED_EVERY)
-    return connection.execute(select(api_token, is_due.label("is_due")).where(which, _is_live())).one_or_none()
 
 
 def _named(connection: Connection, row: AnyRow) -> Principal:

@@ -35,7 +35,7 @@ def database_errors() -> Iterator[None]:
 
 
 class Transactions:
-    """Base of the store's parts: each of their methods opens exactly one of these."""
+    """Base of the store's parts: each of their methods opens one of these."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -60,6 +60,17 @@ class Transactions:
         except StaleAttempt as error:
             self._count_fenced(str(error.metadata.get("work", "search")))
             raise
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        """Open a connection for statements that each stand for themselves: no transaction, so no round trips to begin and end one.
+
+        Raises:
+            Unavailable: ``database_unavailable``.
+            Invalid: ``cannot_be_stored``.
+        """
+        with database_errors(), self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            yield connection
 
     def _count_fenced(self, lease: str) -> None:
         """Note a write that was refused, which its own transaction has forgotten with all else; at best effort."""

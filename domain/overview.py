@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from domain.build import Build
-from domain.job import EndedBy, JobState, Stage, TargetSpec
+from domain.job import EndedBy, Job, JobState, Stage, TargetSpec
 from domain.measurement import Measurement
 from domain.trial import Trial
 
@@ -22,6 +24,25 @@ class JobTally(_Told):
 
     trials_by_state: dict[str, int] = Field(default_factory=dict)
     device_ids: tuple[str, ...] = Field(default=(), description="Devices that measured for it, or measure now.")
+
+
+@dataclass(frozen=True)
+class JobStanding:
+    """A job, counts of its rows, and what is worked on, at one moment.
+
+    ``trials_finished``: trials over that were built. ``now``: the moment, by the clock of the tables.
+    """
+
+    job: Job
+    now: datetime
+    trials_by_state: Mapping[str, int] = field(default_factory=dict)
+    trials_finished: int = 0
+    finals_done: int = 0
+    finals_wanted: int = 0
+    builds_waiting: int = 0
+    measurements_waiting: int = 0
+    builds_running: tuple[Build, ...] = ()
+    measurements_running: tuple[Measurement, ...] = ()
 
 
 class DeviceName(_Told):

@@ -29,7 +29,7 @@ from domain.job import DeviceSelector, EndedBy, Job, JobSpec, JobState, JobVerb,
 from domain.measurement import Measurement, MeasurementOutcome, MeasurementRequest
 from domain.messages import BrokerAddress, Claim, HeartbeatAction
 from domain.metrics import ProductNumbers
-from domain.overview import JobTally
+from domain.overview import JobStanding, JobTally
 from domain.plan import Pace, QueuePlace
 from domain.trial import Trial, TrialState, TrialValues
 from domain.webhook import Delivery, DeliveryView
@@ -212,7 +212,7 @@ class JobSnapshot:
     job: Job
     trials: tuple[Trial, ...]
     builds: tuple[Build, ...] = field(default=())
-    measurements: tuple[Measurement, ...] = field(default=())
+    measurements: Sequence[Measurement] = field(default=())
 
 
 class JobStore(Clock, Protocol):
@@ -259,6 +259,8 @@ class JobStore(Clock, Protocol):
     def apply_verb(self, job_id: str, verb: JobVerb, *, by: Principal = SYSTEM) -> Job:
         """Move a job by ``domain.job.state_after``; cancel also cancels its work. Raises WrongState, NotFound."""
         ...
+
+    def standing(self, job_id: str) -> JobStanding: ...
 
     def snapshot(self, job_id: str) -> JobSnapshot: ...
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from pydantic import JsonValue
 
 from domain.build import Build, BuildResult
+from domain.job import Job
 from domain.measurement import Measured, Measurement
 from search.view import View
 
@@ -16,20 +17,20 @@ Interval = tuple[datetime, datetime]
 FINAL_PLAN_S = 6.0  # timed region a final candidate gets at most; most are tight enough in half of it
 
 
-def waiting_s(view: View, now: datetime) -> float:
+def waiting_s(job: Job, now: datetime) -> float:
     """Return the seconds spent waiting for a device that could take the work."""
-    waited = view.job.report.get("waiting_s")
+    waited = job.report.get("waiting_s")
     total = float(waited) if isinstance(waited, int | float) else 0.0
-    since = view.job.report.get("waiting_since")
+    since = job.report.get("waiting_since")
     return total + ((now - datetime.fromisoformat(since)).total_seconds() if isinstance(since, str) else 0.0)
 
 
-def elapsed_s(view: View, now: datetime) -> float:
+def elapsed_s(job: Job, now: datetime) -> float:
     """Return the part of the wall budget that is used: since the start, less pauses and waits for a device."""
-    started = view.job.started_at
+    started = job.started_at
     if started is None:
         return 0.0
-    return max(0.0, (now - started).total_seconds() - view.job.paused_s - waiting_s(view, now))
+    return max(0.0, (now - started).total_seconds() - job.paused_s - waiting_s(job, now))
 
 
 def union_s(intervals: Iterable[Interval]) -> float:
@@ -62,7 +63,7 @@ def time_report(view: View, now: datetime) -> dict[str, JsonValue]:
     ]
     wall_s = max(0.0, (now - start).total_seconds())
     work_s = union_s(spans)
-    paused_s, waited_s = view.job.paused_s, waiting_s(view, now)
+    paused_s, waited_s = view.job.paused_s, waiting_s(view.job, now)
     overhead_s = max(0.0, wall_s - work_s - paused_s - waited_s)
     counted_s = max(wall_s - paused_s - waited_s, 1e-9)
     return {

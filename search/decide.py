@@ -106,7 +106,7 @@ def _without_device(view: View, now: datetime, devices: Sequence[Device]) -> lis
 def _stop_waiting(view: View, now: datetime) -> list[Action]:
     if not isinstance(view.job.report.get("waiting_since"), str):
         return []
-    return [Report({"waiting_since": None, "waiting_s": round(waiting_s(view, now), 3)})]
+    return [Report({"waiting_since": None, "waiting_s": round(waiting_s(view.job, now), 3)})]
 
 
 # --- prepare --------------------------------------------------------------------------------------------------------
@@ -315,7 +315,7 @@ def _open_targets(view: View, now: datetime, *, parameters: int) -> tuple[list[i
     targets = list(range(len(view.spec.targets)))
     if sum(_counted(view, target) for target in targets) >= view.spec.budget.trials:
         return [], EndedBy.BUDGET
-    if elapsed_s(view, now) >= search_ends_s(view):
+    if elapsed_s(view.job, now) >= search_ends_s(view):
         return [], EndedBy.BUDGET
     return [target for target in targets if not is_searched_out(view, target, parameters=parameters)], EndedBy.PLATEAU
 

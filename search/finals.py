@@ -217,7 +217,8 @@ def _session(view: View, target: int, key: str, precision: str, results: list[Bu
 
 def _sessions(view: View, target: int | None = None) -> list[Measurement]:
     prefixes = [f"final:{t}" for t in range(len(view.spec.targets)) if target is None or t == target]
-    return [m for m in view.snapshot.measurements if any(m.key == p or m.key.startswith(f"{p}:") for p in prefixes)]
+    keys = [key for key in view.measurements if any(key == p or key.startswith(f"{p}:") for p in prefixes)]
+    return [view.measurements[key] for key in keys]
 
 
 def accepted_sessions(view: View, target: int) -> list[tuple[Measurement, Measured]]:

@@ -76,7 +76,7 @@ def affordable(view: View, now: datetime) -> dict[int, list[int]]:
 
     Targets take turns. One that does not fit is passed over for a quicker one after it: wide networks take long to recover.
     """
-    left_s = view.spec.budget.wall_s - elapsed_s(view, now)
+    left_s = view.spec.budget.wall_s - elapsed_s(view.job, now)
     left_s -= sum(len(spec.precision) for spec in view.spec.targets) * SESSION_S
     wanted = {target: pick(view, target, keep=view.spec.final.keep) for target in range(len(view.spec.targets))}
     chosen: dict[int, list[int]] = {target: [] for target in wanted}

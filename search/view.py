@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from domain.build import Build, BuildResult, BuiltArtifact, CandidateRequest, FinalRequest, PrepareRequest
 from domain.formats import ONNX
 from domain.job import Job, JobSpec
+from domain.lazy import by_name
 from domain.measurement import CandidateTiming, Measured, MeasuredFile, Measurement
 from domain.outcome import Failed
 from domain.ports import JobSnapshot
@@ -43,12 +44,12 @@ class View:
         return {build.id: build for build in self.snapshot.builds}
 
     @cached_property
-    def measurements(self) -> dict[str, Measurement]:
-        return {measurement.key: measurement for measurement in self.snapshot.measurements}
+    def measurements(self) -> Mapping[str, Measurement]:
+        return by_name(self.snapshot.measurements, "key")
 
     @cached_property
-    def measurements_by_id(self) -> dict[str, Measurement]:
-        return {measurement.id: measurement for measurement in self.snapshot.measurements}
+    def measurements_by_id(self) -> Mapping[str, Measurement]:
+        return by_name(self.snapshot.measurements, "id")
 
     @cached_property
     def trials_by_number(self) -> dict[int, Trial]:

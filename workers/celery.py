@@ -40,8 +40,6 @@ def common_settings(key_prefix: str) -> dict[str, Any]:
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "broker_transport_options": {
             "visibility_timeout": 3600,
-            "unacked_restore_interval": 1,
-            "unacked_restore_throttle": 1,
             "socket_timeout": 30,
             "socket_connect_timeout": 5,
             "socket_keepalive": True,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -38,6 +39,7 @@ DRAIN_TIMEOUT_S = 30.0
 # Between the end of a child and its next start, doubled while it keeps ending: work goes on within ten seconds of a kill.
 FIRST_BACKOFF_S = 0.1
 LONGEST_BACKOFF_S = 3.0
+SERVERS_EVERY_S = 1.0
 STEADY_S = 10.0  # a child that lived this long has earned a quick restart again
 
 
@@ -122,8 +124,12 @@ class Embedded:
 
     def supervise(self) -> None:
         """Restart what dies, until told to stop."""
+        servers_at = -math.inf
         while not self.is_stopping:
-            self._mend_servers()
+            # To ask after a server of one's own reads its process from /proc; after a child it is one system call.
+            if time.monotonic() - servers_at >= SERVERS_EVERY_S:
+                servers_at = time.monotonic()
+                self._mend_servers()
             for child in self.children:
                 self._mend(child)
             time.sleep(0.2)

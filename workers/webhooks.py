@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 TIMEOUT_S = 10.0
 HOLD_S = 60.0  # longer than a try can take, so that nobody sends what somebody is sending
+NOBODY_S = 60.0
 GONE = 410
 
 
@@ -60,7 +61,8 @@ class Webhooks:
                 self.sweep(stop)
             except PruneloopError as error:
                 log.warning("webhooks: %s", error)
-            stop.wait(self._interval_s)
+            # With nobody to tell, what ended is only ticked off.
+            stop.wait(self._interval_s if self._hooks else NOBODY_S)
         self._http.close()
 
     def sweep(self, stop: threading.Event | None = None) -> int:

@@ -18,7 +18,7 @@ from api.deps import ApiDependencies, Deps, PageRequest, Paging, slice_of
 from api.events import EventStreams
 from api.http import NOT_MODIFIED, IdempotencyKey, JobId, Moment, listing, with_etag
 from api.names import DeviceNames
-from api.progress import view_of
+from api.progress import best_of, view_of
 from api.schemas.jobs import JobArtifact, JobChanges, JobView
 from api.schemas.lists import Listing
 from api.tracing import tell_job
@@ -27,7 +27,7 @@ from domain.errors import FieldProblem, Invalid
 from domain.front import Front
 from domain.job import LABEL_KEY, MAX_LABELS, Job, JobSpec, JobState, JobVerb
 from domain.plan import JobPlan
-from domain.ports import JobSnapshot, Page
+from domain.ports import Page
 from domain.trial import Trial
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(require_read)])
@@ -60,7 +60,7 @@ class JobFilters:
         )
 
 
-def _filters(
+async def _filters(
     state: Annotated[
         list[JobState] | None, Query(max_length=8, description="Only these states; may be given again.")
     ] = None,
@@ -121,7 +121,7 @@ def list_jobs(deps: Deps, request: Request, paging: Paging, filters: Filters) ->
     responses=NOT_MODIFIED,
 )
 def get_job(deps: Deps, request: Request, job_id: JobId) -> Response:
-    return with_etag(request, _view(deps, deps.store.snapshot(job_id)))
+    return with_etag(request, _view(deps, job_id))
 
 
 @router.post(
@@ -173,7 +173,6 @@ def cancel_job(deps: Deps, principal: SubmitPrincipal, job_id: JobId) -> Job:
     responses=NOT_MODIFIED,
 )
 def list_trials(deps: Deps, request: Request, job_id: JobId, paging: Paging) -> Response:
-    deps.store.job(job_id)
     return listing(request, deps.store.trials(job_id, page_size=paging.size, page_token=paging.token), Trial)
 
 
@@ -205,7 +204,7 @@ def list_job_artifacts(deps: Deps, request: Request, job_id: JobId, paging: Pagi
     return listing(request, slice_of(items, paging, f"artifacts:{job_id}"), JobArtifact)
 
 
-def _last_seen(
+async def _last_seen(
     last_event_id: Annotated[
         str, Header(alias="Last-Event-ID", pattern=r"^[0-9]{1,18}$", description="Go on after this event.")
     ] = "0",
@@ -256,8 +255,9 @@ def labels_of(filters: list[str]) -> dict[str, str | None]:
     return found
 
 
-def _view(deps: Deps, snapshot: JobSnapshot) -> JobView:
-    view = view_of(snapshot, now=deps.store.now(), device_name=DeviceNames(deps.store))
-    if snapshot.job.state is JobState.QUEUED:
-        view = view.model_copy(update={"queue": deps.store.queue_place(job_id=snapshot.job.id)})
+def _view(deps: Deps, job_id: str) -> JobView:
+    standing = deps.store.standing(job_id)
+    view = view_of(standing, best_of(deps.store, standing.job), device_name=DeviceNames(deps.store))
+    if view.state is JobState.QUEUED:
+        view = view.model_copy(update={"queue": deps.store.queue_place(job_id=job_id)})
     return view

@@ -10,6 +10,7 @@ from api.auth import require_read
 from api.deps import Deps, Paging
 from api.http import NOT_MODIFIED, JobId, with_etag
 from api.names import DeviceNames
+from api.progress import best_of
 from api.routes.jobs import Filters
 from api.schemas.capabilities import CapabilitiesView
 from api.schemas.lists import Listing
@@ -25,7 +26,6 @@ from domain.overview import (
     TrialDetail,
 )
 from domain.ports import JobStore
-from search.front import best_speedups, told_speedups
 from search.importance import parameter_importance
 from search.table import timeline, trial_columns, trial_detail
 from search.view import View
@@ -149,10 +149,7 @@ def _summary(store: JobStore, job: Job, tally: JobTally, names: DeviceNames) -> 
 
 
 def _best(store: JobStore, job: Job) -> dict[str, float]:
-    """Return the best speed-ups as the job's report tells them once it is over, and by its rows before."""
-    told = told_speedups(job)
-    if told or "best_speedup" in job.report:
-        return {str(target): value for target, value in sorted(told.items())}
-    if job.trials_asked == 0 or (job.state.is_terminal and job.trials_asked > MOST_ROWS_READ):
+    """Return the best speed-ups, where a list of jobs can afford to look."""
+    if "best_speedup" not in job.report and job.state.is_terminal and job.trials_asked > MOST_ROWS_READ:
         return {}
-    return {str(target): value for target, value in sorted(best_speedups(store.snapshot(job.id)).items())}
+    return best_of(store, job)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from sqlalchemy import Engine, text
 
+from db.engine import make_engine
 from db.store import SqlJobStore
 from domain.build import Build
 from domain.device import DeviceState
@@ -18,7 +21,7 @@ from domain.job import JobVerb
 from domain.measurement import Measurement
 from domain.outcome import Blame
 from domain.work import WorkState
-from tests.integration.db.samples import LEASE_S, Seeds, built, failed, measured, prepare
+from tests.integration.db.samples import LEASE_S, Seeds, built, failed, measured, prepare, spec
 
 CLAIM_ALL = """
 import sys
@@ -144,3 +147,31 @@ def test_a_cancel_in_the_middle_of_everything_leaves_nothing_open(store: SqlJobS
     assert [event.id for event in store.events(job.id, limit=1000)] == list(
         range(1, len(store.events(job.id, limit=1000)) + 1)
     )
+
+
+def test_connections_that_the_server_closed_while_idle_cost_no_caller_anything(
+    store: SqlJobStore, engine: Engine, migrated_url: str
+) -> None:
+    job = store.create_job(spec())[0]
+    count = 4
+    with ThreadPoolExecutor(count) as pool:
+        meet = threading.Barrier(count)
+
+        def hold() -> None:
+            with engine.connect() as connection:
+                connection.execute(text("SELECT 1"))
+                meet.wait()
+
+        list(pool.map(lambda _: hold(), range(count)))
+    idle = engine.pool.checkedin()  # type: ignore[attr-defined]
+    assert idle >= count
+    others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    other = make_engine(migrated_url)
+    with other.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        assert connection.execute(text(f"SELECT count(pg_terminate_backend(pid)) {others}")).scalar_one() >= count
+        while connection.execute(text(f"SELECT count(*) {others}")).scalar_one():
+            time.sleep(0.01)
+    other.dispose()
+    for _ in range(2 * idle):
+        assert store.job(job.id).id == job.id
+        assert store.snapshot(job.id).job.id == job.id

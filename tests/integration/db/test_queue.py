@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import timedelta
 
+import pytest
 from sqlalchemy import Engine, text
 
 from db.store import SqlJobStore
+from domain.errors import NotFound
 from domain.job import Job
-from tests.integration.db.samples import LEASE_S, Seeds, measured, prepare, spec
+from domain.trial import TrialState
+from domain.work import WorkState
+from tests.integration.db.samples import LEASE_S, Seeds, built, measured, prepare, spec
 
 
 def make(store: SqlJobStore, *, priority: int = 0, **labels: str) -> Job:
@@ -85,3 +90,28 @@ def test_tallies_count_trials_by_state_and_name_devices(store: SqlJobStore, seed
     assert list(tallies) == [first.id, second.id]
     assert sum(tallies[first.id].trials_by_state.values()) == 1
     assert tallies[second.id].trials_by_state == {} and tallies[second.id].device_ids == ()
+
+
+def test_a_standing_counts_what_a_snapshot_holds(store: SqlJobStore, seeds: Seeds) -> None:
+    job, lease = seeds.job()
+    trials = [seeds.trial(lease, number) for number in range(3)]
+    done = store.claim_build("builder", lease_s=LEASE_S)
+    running = store.claim_build("another", lease_s=LEASE_S)
+    assert done is not None and running is not None
+    store.finish_build(done.id, done.attempt, built())
+    finished = next(trial for trial in trials if trial.build_id == done.id)
+    store.finish_trial(lease, finished.id, TrialState.REJECTED, reason="dominated")
+    measured_now, _ = seeds.measurement(lease), seeds.measurement(lease)
+    device = seeds.device()
+    assert store.claim_measurement(device.id, lease_s=LEASE_S) is not None
+
+    standing, snapshot = store.standing(job.id), store.snapshot(job.id)
+    assert standing.job == snapshot.job.model_copy(update={"paused_s": standing.job.paused_s})
+    assert standing.trials_by_state == Counter(trial.state.value for trial in snapshot.trials)
+    assert (standing.trials_finished, standing.builds_waiting, standing.measurements_waiting) == (1, 1, 1)
+    assert [build.id for build in standing.builds_running] == [running.id]
+    assert [item.id for item in standing.measurements_running] == [measured_now.id]
+    assert standing.measurements_running == tuple(m for m in snapshot.measurements if m.state is WorkState.LEASED)
+    assert (standing.finals_wanted, standing.finals_done) == (0, 0)
+    with pytest.raises(NotFound):
+        store.standing("no-such-job")

@@ -20,7 +20,7 @@ from domain.job import Job, JobSpec, JobState, JobVerb, state_after
 from domain.measurement import Measurement, MeasurementOutcome
 from domain.messages import BrokerAddress, Claim, HeartbeatAction
 from domain.metrics import DURATION_BOUNDS_S, DeviceNumbers, Durations, ProductNumbers, Queue
-from domain.overview import JobTally
+from domain.overview import JobStanding, JobTally
 from domain.plan import JobPlan, Pace, QueuePlace
 from domain.ports import Event, JobSnapshot, JobStore, Page, Registration
 from domain.trial import Trial
@@ -157,6 +157,18 @@ class FakeStore:
             for job_id in job_ids
         }
 
+    def standing(self, job_id: str) -> JobStanding:
+        job, trials = self.job(job_id), self.trials_by_job.get(job_id, [])
+        mine = [item for item in self.measurements_by_id.values() if item.job_id == job_id]
+        return JobStanding(
+            job=job,
+            now=NOW,
+            trials_by_state=Counter(trial.state.value for trial in trials),
+            trials_finished=sum(trial.build_id is not None and trial.state.is_terminal for trial in trials),
+            measurements_waiting=sum(item.state is WorkState.PENDING for item in mine),
+            measurements_running=tuple(item for item in mine if item.state is WorkState.LEASED),
+        )
+
     def pace(self) -> Pace:
         return Pace()
 
@@ -175,7 +187,7 @@ class FakeStore:
         return JobSnapshot(job=self.job(job_id), trials=trials, measurements=measurements)
 
     def trials(self, job_id: str, *, page_size: int = 100, page_token: str = "") -> Page[Trial]:
-        return Page(tuple(self.trials_by_job.get(job_id, ())[:page_size]))
+        return Page(tuple(self.trials_by_job.get(self.job(job_id).id, ())[:page_size]))
 
     def events(self, job_id: str, *, after: int = 0, limit: int = 200) -> tuple[Event, ...]:
         return tuple(event for event in self.events_by_job.get(job_id, ()) if event.id > after)[:limit]
