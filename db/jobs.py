@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, func, insert, select, tuple_, update
@@ -19,14 +18,14 @@ from db.ids import new_id
 from db.mapping import (
     BUILD_COLUMNS,
     JOB_COLUMNS,
-    MEASUREMENT_COLUMNS,
     PAUSED_S,
     TRIAL_COLUMNS,
+    UNREAD_MEASUREMENT_COLUMNS,
     AnyRow,
     build_of,
     job_of,
-    measurement_of,
     trial_of,
+    unread_measurement_of,
 )
 from db.models import artifact, build, idempotency_key, job, measurement, trial
 from db.pages import coerce_page_size, make_page, moment_in_token, read_page_token
@@ -34,8 +33,7 @@ from db.webhooks import note_end
 from domain.access import SYSTEM, Principal
 from domain.errors import Conflict, FieldProblem, Invalid, NotFound
 from domain.job import EndedBy, Job, JobSpec, JobState, JobVerb, Stage, state_after
-from domain.lazy import LazyRow, LazyRows
-from domain.measurement import Measurement
+from domain.lazy import LazyRows
 from domain.ports import JobSnapshot, Page
 from domain.trial import Trial, TrialState
 
@@ -156,9 +154,9 @@ class JobTables(EventTables):
                         connection,
                         measurement,
                         job_id,
-                        columns=MEASUREMENT_COLUMNS,
+                        columns=UNREAD_MEASUREMENT_COLUMNS,
                         order=(measurement.c.created_at, measurement.c.id),
-                        parse=_when_looked_at,
+                        parse=unread_measurement_of,
                     )
                 ),
             )
@@ -265,10 +263,6 @@ def _job(connection: Connection, job_id: str) -> Job:
 
 def _iso(moment: datetime | None) -> str | None:
     return moment.isoformat() if moment is not None else None
-
-
-def _when_looked_at(row: AnyRow) -> LazyRow[Measurement]:
-    return LazyRow({"id": row.id, "key": row.key}, partial(measurement_of, row))
 
 
 def no_job(job_id: str) -> NotFound:

@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 from pydantic import BaseModel, JsonValue, TypeAdapter
-from sqlalchemy import ColumnElement, Row, case, extract, func
+from pydantic_core import from_json
+from sqlalchemy import ColumnElement, Row, Text, case, cast, extract, func
 
 from db.models import build, event, job, measurement, trial
 from domain.build import Build, BuildOutcome
 from domain.job import DeviceSelector, Job
+from domain.lazy import LazyRow
 from domain.measurement import Measured, Measurement, MeasurementOutcome, Samples
 from domain.ports import Event
 from domain.trial import Trial
@@ -58,6 +60,10 @@ MEASUREMENT_COLUMNS = tuple(
         *WORK_COLUMNS,
     )
 )
+UNREAD_MEASUREMENT_COLUMNS = tuple(
+    cast(column, Text).label(column.name) if column.name in {"request", "outcome"} else column
+    for column in MEASUREMENT_COLUMNS
+)
 EVENT_COLUMNS = tuple(event.c[name] for name in ("id", "job_id", "type", "data", "at"))
 
 
@@ -80,11 +86,25 @@ def event_of(row: AnyRow) -> Event:
 def measurement_of(row: AnyRow, samples: Sequence[AnyRow] = ()) -> Measurement:
     """Return a measurement; with rows of ``measurement_sample`` its raw samples are put back into the outcome."""
     values = dict(row._mapping)
-    selector = DeviceSelector(id=values.pop("selector_id"), labels=values.pop("selector_labels"))
     for sample in samples:
         data = base64.b64encode(sample.data).decode("ascii")
         values["outcome"]["candidates"][sample.position]["samples"] = {"pairs": sample.pairs, "data": data}
+    return _measurement(values)
+
+
+def _measurement(values: dict[str, Any]) -> Measurement:
+    selector = DeviceSelector(id=values.pop("selector_id"), labels=values.pop("selector_labels"))
     return Measurement.model_validate({**values, "selector": selector})
+
+
+def unread_measurement_of(row: AnyRow) -> LazyRow[Measurement]:
+    """Return a measurement whose request and outcome are still text: to read them is half of what a snapshot costs."""
+
+    def read() -> Measurement:
+        outcome = from_json(row.outcome) if row.outcome is not None else None
+        return _measurement({**row._mapping, "request": from_json(row.request), "outcome": outcome})
+
+    return LazyRow({"id": row.id, "key": row.key}, read)
 
 
 def split_samples(outcome: MeasurementOutcome) -> tuple[MeasurementOutcome, dict[int, Samples]]:
