@@ -211,7 +211,7 @@ class MeasurementTables(Transactions):
                 if state is WorkState.DONE and sample_rows:
                     connection.execute(insert(measurement_sample), sample_rows)
                 told = {"attempt": attempt, "status": outcome.status}
-                note(connection, _device(device_id), "measurement.outcome", measurement_id, told)
+                note(connection, _device(connection, device_id), "measurement.outcome", measurement_id, told)
         if is_stale:
             raise leases.stale("measurement", measurement_id, attempt)
 
@@ -221,7 +221,7 @@ class MeasurementTables(Transactions):
         with self._transaction() as connection:
             if not leases.hand_back(connection, measurement, held, counts=False):
                 raise leases.stale("measurement", measurement_id, attempt)
-            note(connection, _device(device_id), "measurement.release", measurement_id, {"attempt": attempt})
+            note(connection, _device(connection, device_id), "measurement.release", measurement_id, {"attempt": attempt})
 
     def may_fetch(self, device_id: str, digest: str) -> bool:
         """Whether a device holds a measurement that names the file: its request, as text, holds the digest."""
@@ -231,8 +231,9 @@ class MeasurementTables(Transactions):
             return bool(connection.execute(select(held)).scalar_one())
 
 
-def _device(device_id: str) -> Principal:
-    return Principal(device_id, frozenset(), device_id=device_id)
+def _device(connection: Connection, device_id: str) -> Principal:
+    name = connection.execute(select(device.c.name).where(device.c.id == device_id)).scalar_one()
+    return Principal(name, frozenset(), device_id=device_id)
 
 
 def settle_silent(
