@@ -13,9 +13,10 @@ import math
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
@@ -77,6 +78,27 @@ def _taken_up(row: tuple[str, str, int], later: Sequence[Change]) -> datetime | 
         if is_it and (change.new[counter] > attempt or change.new["state"] in ENDED):
             return change.at
     return None
+
+
+def alone_times(faults: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, list[float]]]:
+    """Return (action, component, times) of a round's faults, of each the times within which no other fault fell or still lasted."""
+    spans = []
+    for fault in faults:
+        begin = datetime.fromisoformat(fault["at"])
+        spans.append((begin, begin + timedelta(seconds=fault["lasts_s"])))
+    found = []
+    for index, fault in enumerate(faults):
+        begin = spans[index][0]
+        others = spans[:index] + spans[index + 1 :]
+
+        def is_alone(
+            time_s: float, begin: datetime = begin, others: Sequence[tuple[datetime, datetime]] = others
+        ) -> bool:
+            went_on = begin + timedelta(seconds=time_s)
+            return all(end < begin or start > went_on for start, end in others)
+
+        found.append((fault["action"], fault["component"], [time_s for time_s in fault["times_s"] if is_alone(time_s)]))
+    return found
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from domain.work import HEARTBEAT_S, LEASE_S
-from tests.chaos.recovery import by_kind, percentile
+from tests.chaos.recovery import alone_times, by_kind, percentile
 
 WHOLE = 200
 
@@ -69,25 +69,28 @@ def render(results: Sequence[dict[str, Any]]) -> str:
         f"- broken {name}: {text}" for found in rounds for name, all_ in found["broken"].items() for text in all_[:5]
     ]
     lines += [
+        "",
         "## From the fault to the work going on again, seconds",
         "",
         "From the rows and every change of them, by the database's clock: `search`, `build`, `agent`: until what the victim held "
         "is leased anew or has ended; `api`, `postgres`: until the next write; `reaper` (all at once): until the next pass; "
         "`valkey`: until the next lease. A stop (SIGSTOP, then SIGCONT after 1 to 14 s), a cut and a full disk last as long "
-        "as they are made to last. `n`: rows that were waited for; a victim that held nothing has none.",
+        "as they are made to last. `n`: rows that were waited for; a victim that held nothing has none. *Alone*: of these, what "
+        "met no other fault before the work went on; a kill while all networks are cut waits for the networks.",
     ]
     for title, some in _by_share(rounds):
         lines += [
             "",
             title,
             "",
-            "| fault | component | faults | n | p50 | p95 | longest |",
-            "|---|---|---|---|---|---|---|",
+            "| fault | component | faults | n | p50 | p95 | longest | alone: n | p50 | p95 | longest |",
+            "|---|---|---|---|---|---|---|---|---|---|---|",
         ]
+        alone = by_kind([row for found in some for row in alone_times(found["faults"])])
         rows = [(fault["action"], fault["component"], fault["times_s"]) for found in some for fault in found["faults"]]
-        for (action, component), (count, times) in sorted(by_kind(rows).items(), key=lambda item: item[0]):
-            figures = [f"{percentile(times, share):.2f}" for share in (0.5, 0.95, 1.0)] if times else ["", "", ""]
-            lines.append(f"| {action} | {component} | {count} | {len(times)} | {' | '.join(figures)} |")
+        for kind, (count, times) in sorted(by_kind(rows).items(), key=lambda item: item[0]):
+            cells = [*kind, str(count), *_figures(times), *_figures(alone.get(kind, (0, []))[1])]
+            lines.append(f"| {' | '.join(cells)} |")
     for one in same:
         killed = ", ".join(
             f"{count} {what}" for what, count in sorted(Counter(k.split()[0] for k in one["kills"]).items())
@@ -101,6 +104,10 @@ def render(results: Sequence[dict[str, Any]]) -> str:
             f"Both fronts, {one['points']} points with accuracies, latencies, candidates and file digests: {verdict}.",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _figures(times: Sequence[float]) -> list[str]:
+    return [str(len(times)), *(f"{percentile(times, share):.2f}" if times else "" for share in (0.5, 0.95, 1.0))]
 
 
 def _by_share(rounds: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:

@@ -18,7 +18,7 @@ from tests.chaos.system import Size, System
 
 SIZE = Size(searches=1, builders=1, reapers=1, replays=1, reals=0, is_sequential=True)
 KILLS = {("kill", component): 1 for component in ("api", "search", "build", "reaper", "agent")}
-TRIALS = 8
+TRIALS = 16  # long enough for ten kills
 TIMEOUT_S = 400.0
 OF_ONE_RUN = {
     "id",

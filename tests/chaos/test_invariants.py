@@ -18,7 +18,7 @@ from tests.chaos import audit
 from tests.chaos.audit import Change
 from tests.chaos.faults import Fault
 from tests.chaos.invariants import Verdict, check, replay
-from tests.chaos.recovery import percentile, times_of
+from tests.chaos.recovery import alone_times, percentile, times_of
 from tests.integration.db.conftest import engine, migrated_url, new_database, seeds, session_engine, store  # noqa: F401
 from tests.integration.db.samples import LEASE_S, Seeds, measured
 
@@ -130,3 +130,12 @@ def test_recovery_is_read_from_what_the_victim_held() -> None:
     assert times_of(Fault("kill", "api", at=BEGIN + timedelta(seconds=1)), changes, []) == [1.5]
     assert percentile([1.0, 2.0, 3.0, 10.0], 0.5) == 2.0
     assert percentile([float(n) for n in range(1, 21)], 0.95) == 19.0
+
+
+def test_a_time_is_alone_where_no_other_fault_fell_into_it_or_still_lasted() -> None:
+    def fault(second: float, *times_s: float, lasts_s: float = 0.0) -> dict[str, Any]:
+        at = (BEGIN + timedelta(seconds=second)).isoformat()
+        return {"action": "kill", "component": "agent", "at": at, "lasts_s": lasts_s, "times_s": list(times_s)}
+
+    faults = [fault(0, 1.0, 3.0), fault(2, 5.0), fault(10, lasts_s=8.0), fault(15, 1.0), fault(30, 4.0)]
+    assert [times for _, _, times in alone_times(faults)] == [[1.0], [5.0], [], [], [4.0]]
