@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -191,8 +192,13 @@ def test_the_server_restarts_and_the_page_carries_on(open_page: Open, system: Sy
     watched.log_in(system.token)
     page.wait_for_selector(f"a[href='#/jobs/{job_id}']")
     with the_page_stays(watched):
-        pid = json.loads((system.data_dir / "run" / "api.pid").read_text())["pid"]
-        os.kill(pid, signal.SIGKILL)
+        # Killed until the page has seen it: it is back within a second or two, which a page that looks now and then may not notice.
+        until = time.monotonic() + 60
+        while not page.is_visible(".away") and time.monotonic() < until:
+            pid = json.loads((system.data_dir / "run" / "api.pid").read_text())["pid"]
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            page.wait_for_timeout(200)
         page.wait_for_selector(".away:not([hidden])")
         assert page.is_visible(f"a[href='#/jobs/{job_id}']"), "what was there must stay"
         page.wait_for_selector(".away", state="hidden")
