@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool
 
 
 class DeviceState(StrEnum):
@@ -41,7 +41,7 @@ class RuntimeInfo(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    available: bool
+    available: StrictBool
     version: str | None = None
     formats: tuple[str, ...] = ()
     precisions: tuple[str, ...] = ("fp32",)

@@ -13,6 +13,7 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    StrictBool,
     StringConstraints,
     field_validator,
     model_validator,
@@ -312,7 +313,9 @@ class RecoverySpec(_Strict):
     epochs: Number = Field(
         default=1.0, ge=0, le=1000, description="Of a wide candidate; narrow ones get up to three times as many."
     )
-    distill: bool = Field(default=True, description="Learn from the dense model's outputs as well as from labels.")
+    distill: StrictBool = Field(
+        default=True, description="Learn from the dense model's outputs as well as from labels."
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         default="auto",
         description="Of the training: `auto` tries, and takes what trains this model faster on this machine.",

@@ -15,7 +15,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool
 
 from domain.artifact import ArtifactRef, Digest
 from domain.job import DeviceSelector
@@ -129,7 +129,9 @@ class CandidateTiming(_Message):
     verdict: Verdict
     pairs: int
     discarded_pairs: int = 0
-    is_noisy: bool = Field(default=False, description="Time was up before the interval was tight enough; see `unmet`.")
+    is_noisy: StrictBool = Field(
+        default=False, description="Time was up before the interval was tight enough; see `unmet`."
+    )
     unmet: str | None = None
     samples: Samples | None = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 
 class Blame(StrEnum):
@@ -32,5 +32,5 @@ class Failed(BaseModel):
     )
     reason: str = Field(description="One sentence for a person, with the next step where there is one.")
     blame: Blame
-    retryable: bool = False
+    retryable: StrictBool = False
     code: str = Field(default="failed", description="Stable machine-readable code.")

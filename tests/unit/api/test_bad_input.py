@@ -41,6 +41,7 @@ INVALID = {
     "unknown field": (spec(modle="{}"), "modle"),
     "speed-up of one": (spec(targets='[{"speedup": 1.0}]'), "targets.0.speedup"),
     "negative latency": (spec(targets='[{"latency_ms": -1}]'), "targets.0.latency_ms"),
+    "a number as a truth": (spec(recovery='{"distill": 0}'), "recovery.distill"),
     "number as infinity": (spec(targets='[{"latency_ms": 1e999}]'), "targets.0.latency_ms"),
     "unknown precision": (spec(targets='[{"precision": ["fp4"]}]'), "targets.0.precision.0"),
     "onnx without artifact": (spec(model='{"source": "onnx"}'), "model"),
