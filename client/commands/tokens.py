@@ -67,7 +67,7 @@ def create(
 
 
 def revoke(
-    token_id: Annotated[str, typer.Argument(metavar="TOKEN_ID", help="As `pruneloop tokens` lists it.")],
+    which: Annotated[str, typer.Argument(metavar="NAME_OR_ID", help="As `pruneloop tokens` lists it.")],
     as_json: Json = False,
     url: Url = None,
     token: Token = None,
@@ -75,6 +75,9 @@ def revoke(
 ) -> None:
     """Let a token, and sessions opened with it, stand for nobody from now on."""
     with connect(url, token, data_dir) as client:
+        # A name is one token's at a time; those revoked before may have had it too.
+        named = [item.id for item in client.tokens() if item.name == which and item.revoked_at is None]
+        token_id = named[0] if named else which
         client.revoke_token(token_id)
     if as_json:
         write_json({"id": token_id, "revoked": True})

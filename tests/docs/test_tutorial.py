@@ -78,7 +78,11 @@ def test_a_page_does_what_it_says(reader: Reader, page: Path) -> None:
 @pytest.mark.skipif(not IS_FRESH, reason="a demo of its own, minutes: `make test-docs`")
 def test_the_demo_of_the_readme_prints_a_front(reader: Reader) -> None:
     said = reader.do(Block(PAGE, 0, "sh", "pruneloop demo --data-dir demo --trials 3\n"))
-    assert "dense" in said and "files" in said
+    assert "dense" in said and "speed-up" in said
+    folder = re.search(r"^Files: (.+)$", said, re.MULTILINE)
+    assert folder is not None
+    kept = reader.checkout / folder[1]
+    assert (kept / "t0-dense-fp32.onnx").is_file() and '"is_final": true' in (kept / "t0-front.json").read_text()
 
 
 @pytest.mark.parametrize("block", [one for one in blocks_of(PAGE) if one.file], ids=lambda block: Path(block.file).name)
