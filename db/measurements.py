@@ -221,7 +221,9 @@ class MeasurementTables(Transactions):
         with self._transaction() as connection:
             if not leases.hand_back(connection, measurement, held, counts=False):
                 raise leases.stale("measurement", measurement_id, attempt)
-            note(connection, _device(connection, device_id), "measurement.release", measurement_id, {"attempt": attempt})
+            note(
+                connection, _device(connection, device_id), "measurement.release", measurement_id, {"attempt": attempt}
+            )
 
     def may_fetch(self, device_id: str, digest: str) -> bool:
         """Whether a device holds a measurement that names the file: its request, as text, holds the digest."""

@@ -43,6 +43,11 @@ NOT_RUN = {
     "packages of the extra `trackers`; `make test-trackers` runs both offline": 1,
     "it would end the devices the other pages use": 1,
     "names and certificates of your own": 1,
+    # Libraries that Pruneloop does without, each with the test that has them installed.
+    "in the environment that has TensorFlow, on a model of your own; `make test-keras` does it on the example": 1,
+    "a library and weights of your own; `make test-zoo` prunes trained models of all three": 1,
+    "it fetches a dataset from its hub; `make test-zoo` reads what `datasets` writes": 1,
+    "packages of the extra `zoo`, and a class to be filled in; `make test-zoo` scores a detector so": 1,
 }
 
 
