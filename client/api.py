@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -414,5 +415,6 @@ class PruneloopClient:
                 is_passing = isinstance(error_found, Unavailable) or error_found.code == "idempotency_in_progress"
                 if is_last or not is_passing:
                     raise error_found
-            time.sleep(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**attempt))
+            # Not all at once: those that were refused together would be so again.
+            time.sleep(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**attempt) * random.uniform(0.5, 1.0))
         raise AssertionError("the last try returns or raises")

@@ -232,18 +232,21 @@ def _take_key(connection: Connection, principal: str, key: str, spec: JobSpec, j
     body = json.dumps(spec.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
     sha256 = hashlib.sha256(body.encode()).hexdigest()
     values = {"principal": principal, "key": key, "body_sha256": sha256, "job_id": job_id}
-    lock = func.pg_try_advisory_xact_lock(func.hashtextextended(f"{principal}\x1f{key}", 0))
-    if not connection.execute(select(lock)).scalar_one():
-        raise Conflict(
-            "A request with this Idempotency-Key is still under way; send it again in a second to have its answer.",
-            code="idempotency_in_progress",
-            metadata={"retry_after_s": 1},
-        )
-    take = upsert(idempotency_key).values(values).on_conflict_do_nothing().returning(idempotency_key.c.job_id)
-    if connection.execute(take).one_or_none() is not None:
-        return job_id
-    same = idempotency_key.c.principal == principal, idempotency_key.c.key == key
-    row = connection.execute(select(idempotency_key).where(*same)).one()
+    known = select(idempotency_key).where(idempotency_key.c.principal == principal, idempotency_key.c.key == key)
+    row = connection.execute(known).one_or_none()
+    # A key whose first request is through needs no lock: those that repeat it are not in each other's way.
+    if row is None:
+        lock = func.pg_try_advisory_xact_lock(func.hashtextextended(f"{principal}\x1f{key}", 0))
+        if not connection.execute(select(lock)).scalar_one():
+            raise Conflict(
+                "A request with this Idempotency-Key is still under way; send it again in a second to have its answer.",
+                code="idempotency_in_progress",
+                metadata={"retry_after_s": 1},
+            )
+        take = upsert(idempotency_key).values(values).on_conflict_do_nothing().returning(idempotency_key.c.job_id)
+        if connection.execute(take).one_or_none() is not None:
+            return job_id
+        row = connection.execute(known).one()
     if row.body_sha256 != sha256:
         raise Invalid(
             "This Idempotency-Key was used with another body; send a new key with a new job.",
