@@ -55,7 +55,7 @@ COPY domain domain
 COPY pruning pruning
 COPY db db
 COPY workers workers
-ENV PATH=/venv/bin:$PATH PYTHONPATH=/app OMP_WAIT_POLICY=PASSIVE
+ENV PATH=/venv/bin:$PATH PYTHONPATH=/app GOMP_SPINCOUNT=20000
 USER 10001
 CMD ["python3", "-m", "workers.main", "build"]
 

@@ -1,8 +1,11 @@
-"""Which blocks can go as a whole: modules with a skip round them, so that the identity may take their place.
+"""Which blocks can go as a whole: those the identity may take the place of, for a skip goes round them or no channel meets another.
 
-A module is a block if it runs once a forward pass, gives one tensor of its first input's shape, and its output is that input plus
+A module with a skip is a block if it runs once a forward pass, gives one tensor of its first input's shape, and its output is that input plus
 something: going back from the output through additions, activations and layer norms only, one gets to the input itself. A
 projected shortcut is none, for it changes what goes by. The model without the block must run.
+
+A depthwise convolution that keeps the image's size is one too, outside of such blocks: each channel of its output comes of the
+same channel of its input. With it go the norm and the activation right behind it in their sequence.
 
 Where blocks lie in blocks, the inner ones are offered if they hold all of the outer one's weights (a stage of residual blocks,
 or a transformer layer of two residual halves), and otherwise the outer one alone: it is more than its parts.
@@ -42,6 +45,13 @@ _PASSED = frozenset(
     }
 )
 
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+# What may go with a depthwise convolution, in this order.
+_BEHIND = (
+    (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
+    (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Mish),
+)
+
 
 class Skipped(nn.Module):
     """What stands where a block was: gives back its first input, whatever else (a mask, say) comes with it."""
@@ -61,7 +71,7 @@ class _Call:
 
 @dataclass(frozen=True)
 class Block:
-    """A module that the identity can replace, and the groups that vanish with it."""
+    """A module that the identity can replace, and the groups that vanish with it: none with a depthwise layer."""
 
     name: str
     groups: tuple[str, ...]
@@ -78,7 +88,10 @@ def find_blocks(model: nn.Module, groups: Groups, example: Tensor) -> tuple[Bloc
     with torch.enable_grad():
         copy = deepcopy(model).eval().requires_grad_(True)
         given = _calls_that_keep_shape(copy, example[:2])
-        names = list(_descend(copy, "", given))
+        skips = tuple(_descend(copy, "", given))
+    depthwise = [name for name in given if is_depthwise(model.get_submodule(name)) and not is_inside(name, skips)]
+    places = {name: place for place, (name, _) in enumerate(model.named_modules())}
+    names = sorted([*skips, *depthwise], key=places.__getitem__)
     blocks = []
     for name in names:
         inside = [group for group in groups.groups if is_inside(group.name, (name,))]
@@ -89,22 +102,41 @@ def find_blocks(model: nn.Module, groups: Groups, example: Tensor) -> tuple[Bloc
     return tuple(blocks)
 
 
+def is_depthwise(module: nn.Module) -> bool:
+    """Whether a layer is a convolution in which no channel meets another."""
+    return isinstance(module, _CONVOLUTIONS) and 1 < module.in_channels == module.groups == module.out_channels
+
+
 def drop_blocks(model: nn.Module, names: Collection[str]) -> nn.Module:
-    """Return a copy of a model in which the identity stands for some modules; one that is dropped already stays so.
+    """Return a copy of a model in which the identity stands for some blocks; one that is dropped already stays so.
 
     Raises:
         Invalid: ``unknown_block``.
     """
     copy = deepcopy(model)
     for name in names:
-        owner, _, leaf = name.rpartition(".")
+        owner, _, _ = name.rpartition(".")
         try:
-            copy.get_submodule(name)
-            setattr(copy.get_submodule(owner), leaf, Skipped())
+            for leaf in _leaves(copy, name):
+                setattr(copy.get_submodule(owner), leaf, Skipped())
         except AttributeError as error:
             message = f"The model has no block {name!r}; the prepare build lists those that can be dropped."
             raise Invalid(message, code="unknown_block", fields=[FieldProblem("candidate.dropped", message)]) from error
     return copy
+
+
+def _leaves(model: nn.Module, name: str) -> list[str]:
+    """Return what goes with a block, by its name in the module that holds it: the block, and what is behind a depthwise layer."""
+    owner_name, _, leaf = name.rpartition(".")
+    module, owner = model.get_submodule(name), model.get_submodule(owner_name)
+    gone = [leaf]
+    if is_depthwise(module) and isinstance(owner, nn.Sequential):
+        behind = list(owner.named_children())
+        behind = behind[[child for child, _ in behind].index(leaf) + 1 :]
+        for kinds in _BEHIND:
+            if behind and isinstance(behind[0][1], kinds):
+                gone.append(behind.pop(0)[0])
+    return gone
 
 
 def _calls_that_keep_shape(model: nn.Module, example: Tensor) -> dict[str, _Call]:
@@ -125,7 +157,7 @@ def _calls_that_keep_shape(model: nn.Module, example: Tensor) -> dict[str, _Call
         hooks.append(module.register_forward_hook(record, with_kwargs=True))
 
     for name, module in model.named_modules():
-        if name and any(True for _ in module.children()):
+        if name and (is_depthwise(module) or any(True for _ in module.children())):
             watch(name, module)
     try:
         model(example)

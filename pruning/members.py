@@ -75,7 +75,7 @@ def has_layer(model: nn.Module, member: Member) -> bool:
         found = getattr(model.get_submodule(owner), name, None)
     except AttributeError:
         return False
-    return found is not None
+    return isinstance(found, Tensor) or hasattr(found, "weight")
 
 
 def channel_axis(module: nn.Module, role: Role) -> int:

@@ -15,22 +15,26 @@ MOST_FOR_FINALS = 0.4
 SESSION_S = 2.0  # fetch, load, check and warm-up of a measuring session
 MARGIN = 1.15  # an epoch takes a little longer at one time than at another
 FINAL_OVER_TRIAL = 1.5
+SPARED = ("prune", "hold")  # stages of a trial's build that a final's hardly has
 MOST_WANTED = 3  # finals a target that the search makes room for; more are made where time is left
 
 
 def final_build_s(view: View, trial: Trial) -> float | None:
     """Return the seconds the final build of a trial should take, from its own build; None where that does not tell.
 
-    Recovery grows with the epochs; the rest (load, surgery, export) stays. Evaluation on test is about one on val.
+    Recovery grows with the epochs; the rest (load, export) stays, less what a final is spared: it finds its channels chosen, and
+    nothing measures meanwhile. Evaluation on test is about one on val.
     """
     build = view.builds_by_id.get(trial.build_id or "")
     if build is None or not isinstance(build.request, CandidateRequest) or not isinstance(build.outcome, BuildResult):
         return None
     if build.started_at is None or build.finished_at is None:
         return None
-    recover_s = build.outcome.stages_s.get("recover", 0.0)
+    stages_s = build.outcome.stages_s
+    recover_s = stages_s.get("recover", 0.0)
     epochs = build.request.candidate.recovery.epochs
-    other_s = max(0.0, (build.finished_at - build.started_at).total_seconds() - recover_s)
+    spared_s = sum(stages_s.get(stage, 0.0) for stage in SPARED)
+    other_s = max(0.0, (build.finished_at - build.started_at).total_seconds() - recover_s - spared_s)
     return other_s + (recover_s / epochs if epochs > 0 else 0.0) * view.spec.final.epochs
 
 

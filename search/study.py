@@ -18,6 +18,7 @@ from pydantic import JsonValue
 from domain.candidate import Candidate
 from domain.trial import Trial
 from search.finals import search_front
+from search.gaps import GAP, between
 from search.models import Models, fit_models
 from search.options import Parts
 from search.sampler import Preset, ask_seed, make_sampler
@@ -144,7 +145,15 @@ class TargetStudy:
             seed = aimed(self._space, view, self._target, models) or in_other_precisions(
                 self._space, view, self._target, models
             )
-        return seed or shared(self._space, view, self._target, models)
+        return seed or shared(self._space, view, self._target, models) or self._between(view, models)
+
+    def _between(self, view: View, models: Models) -> Seed | None:
+        """Return a candidate for a gap in the front; every other ask is the sampler's."""
+        trials = view.trials_of(self._target)
+        of_gaps = sum((trial.seed_name or "").startswith(GAP) for trial in trials)
+        if of_gaps > sum(trial.seed_name is None for trial in trials):
+            return None
+        return between(self._space, view, self._target, models)
 
     def _neighbour(self, number: int, view: View, models: Models) -> Seed | None:
         """Return an architecture not seen before next to a random point of the measured front, wider afield each try."""

@@ -13,6 +13,7 @@ from pydantic import JsonValue
 
 from domain.candidate import Candidate
 from domain.trial import Trial
+from search.told import allowed_drop
 from search.view import View, deployable
 
 PATTERNS = ("2:4", "row:0.8")  # what sparse matrix units read; what runtimes with sparse kernels ask for at least
@@ -37,9 +38,12 @@ def next_candidate(view: View, target: int, dense: Candidate, front: Sequence[Tr
     if trials and trials[-1].candidate.zeros:
         return None  # what widths are worth trying is learnt from the others: every second trial is theirs
     seen = view.identities_of(target)
+    limit = 1.0 - view.dense_accuracy(target) + allowed_drop(view.spec)
     for pattern in PATTERNS:
         for trial in front if pays(view, target, pattern) else ():
             candidate = trial.candidate.model_copy(update={"zeros": pattern})
+            if trial.values is not None and trial.values.error > limit:
+                continue  # it lost more than any front has use for, and zeros would not bring that back
             if not trial.candidate.zeros and candidate.identity not in seen:
                 return f"{NAME}{pattern}-of-{trial.number}", candidate
     return None

@@ -18,6 +18,7 @@ import json
 import os
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,10 @@ THREE_SEEDS = (ours.METHOD, *peers.STRONGEST)
 
 def main() -> None:
     given = parser().parse_args()
+    given.results = given.results.resolve()  # the sandbox that measures works in a folder of its own
+    warnings.filterwarnings(
+        "ignore", "Unwrapped parameters detected"
+    )  # Torch-Pruning, of a ViT's positions, at each ratio
     given.task = [name for name in given.task if not says_missing(name, TASKS[name].missing)]
     until_s = time.monotonic() + given.for_s
     results = Results(given.results)
@@ -113,8 +118,9 @@ def key_of(cell: Cell, results: Results) -> str:
     """Return a run's key: of a peer, its own file counts; of ours, what decides in the product."""
     sources = [ROOT / name for name in PRODUCT] if cell.method == ours.METHOD else []
     own = Path(ours.__file__) if cell.method == ours.METHOD else peers.source_of(cell.method)
-    digest = dense_files(TASKS[cell.task], results.folder).digest
-    return cell.key(code=code_of([own, *sources]), weights=digest)
+    task = TASKS[cell.task]
+    digest = dense_files(task, results.folder).digest
+    return cell.key(code=code_of([own, *sources]), weights=digest, recipe=(task.final_epochs, task.learning_rate))
 
 
 def run_cell(cell: Cell, results: Results) -> bool:

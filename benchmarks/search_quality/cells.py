@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,14 +35,15 @@ class Cell:
         """The method as a table shows it."""
         return f"{self.method}:{self.label}" if self.label else self.method
 
-    def key(self, *, code: str, weights: str) -> str:
+    def key(self, *, code: str, weights: str, recipe: Sequence[float]) -> str:
         """Return the folder's name.
 
         Args:
             code: Hash of the method's sources.
             weights: Digest of the dense weights.
+            recipe: Epochs and rate of the common final recipe.
         """
-        text = json.dumps([HARNESS, asdict(self), code, weights], sort_keys=True)
+        text = json.dumps([HARNESS, asdict(self), code, weights, list(recipe)], sort_keys=True)
         return f"{self.task}-{self.name.replace(':', '-')}-{self.seed}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 

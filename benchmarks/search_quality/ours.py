@@ -129,8 +129,27 @@ def _follow(client: PruneloopClient, job: Mapping[str, Any], budget_s: float, sh
     if view.state is not JobState.SUCCEEDED:
         raise SystemExit(f"Job {job_id} ended {view.state}: {view.reason}")
     shelf.notes["report"] = {
-        name: view.report.get(name) for name in ("wall_s", "work_s", "overhead_s", "overhead_fraction", "stages_s")
+        name: view.report.get(name)
+        for name in ("wall_s", "work_s", "overhead_s", "overhead_fraction", "stages_s", "predictor", "problems")
     }
+    shelf.notes["history"] = [
+        {
+            "number": trial.number,
+            "seed": trial.seed_name,
+            "state": trial.state,
+            "asked_s": round((trial.created_at - view.created_at).total_seconds(), 1),
+            "done_s": trial.finished_at and round((trial.finished_at - view.created_at).total_seconds(), 1),
+            "ratio": trial.values and trial.values.latency_ratio,
+            "error": trial.values and trial.values.error,
+            "kept": {**trial.candidate.kept_widths, **dict.fromkeys(trial.candidate.dropped, 0)},
+        }
+        for trial in client.trials(job_id)
+    ]
+    shelf.notes["measured"] = [
+        (round((event.at - view.created_at).total_seconds(), 1), event.data["key"])
+        for event in client.watch(job_id, timeout_s=PATIENCE_S)
+        if event.type == "measurement.finished" and str(event.data["key"]).startswith("final")
+    ]
     shelf.notes["trials"] = view.progress.trials_by_state
     shelf.notes["ended_by"] = view.ended_by
     return now_s

@@ -124,8 +124,8 @@ def test_the_report_names_command_machine_and_verdict() -> None:
 
 
 def test_anything_that_goes_into_a_run_changes_its_key() -> None:
-    key = CELL.key(code="a", weights="b")
-    assert key == Cell("random", "tiny", 0, 10.0, 2).key(code="a", weights="b")
+    key = CELL.key(code="a", weights="b", recipe=(3.0, 0.02))
+    assert key == Cell("random", "tiny", 0, 10.0, 2).key(code="a", weights="b", recipe=(3.0, 0.02))
     others = [
         replace(CELL, method="netadapt"),
         replace(CELL, task="resnet"),
@@ -134,8 +134,12 @@ def test_anything_that_goes_into_a_run_changes_its_key() -> None:
         replace(CELL, threads=1),
         replace(CELL, options={"a": 1}),
     ]
-    keys = [one.key(code="a", weights="b") for one in others]
-    keys += [CELL.key(code="c", weights="b"), CELL.key(code="a", weights="c")]
+    keys = [one.key(code="a", weights="b", recipe=(3.0, 0.02)) for one in others]
+    keys += [
+        CELL.key(code="c", weights="b", recipe=(3.0, 0.02)),
+        CELL.key(code="a", weights="c", recipe=(3.0, 0.02)),
+        CELL.key(code="a", weights="b", recipe=(3.0, 0.05)),
+    ]
     assert len({key, *keys}) == len(keys) + 1
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from domain.candidate import Candidate
 from domain.errors import Invalid
 from domain.job import ModelSpec
-from pruning.blocks import drop_blocks, find_blocks
+from pruning.blocks import drop_blocks, find_blocks, is_depthwise
 from pruning.cost import count_params
 from pruning.exporters import make_exporter
 from pruning.groups import Groups, find_groups, regroup
@@ -51,10 +51,55 @@ def test_the_halves_of_a_transformer_layer_are_blocks_of_their_own() -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["convnet", "mobilenet"])
-def test_a_model_without_skips_has_no_blocks(name: str) -> None:
-    model = build_model(ModelSpec(name=name, params={"width": 4})).eval()
-    assert _names(model) == {}
+def _mobilenet() -> nn.Sequential:
+    model = build_model(ModelSpec(name="mobilenet", params={"width": 4})).eval()
+    assert isinstance(model.features, nn.Sequential)
+    return model.features
+
+
+def test_a_model_without_skips_and_depthwise_layers_has_no_blocks() -> None:
+    assert _names(build_model(ModelSpec(name="convnet", params={"width": 4})).eval()) == {}
+
+
+def test_depthwise_layers_that_keep_the_size_are_blocks_and_strided_ones_are_not() -> None:
+    model = build_model(ModelSpec(name="mobilenet", params={"width": 4})).eval()
+    depthwise = {f"features.{index}": m.stride[0] for index, m in enumerate(_mobilenet()) if is_depthwise(m)}
+    assert sorted(depthwise.values()) == [1, 1, 1, 1, 2, 2]
+    assert _names(model) == {name: () for name, stride in depthwise.items() if stride == 1}
+
+
+def test_norm_and_activation_go_with_a_depthwise_layer_and_the_rest_stays() -> None:
+    model, example = build_model(ModelSpec(name="mobilenet", params={"width": 4})).eval(), _example()
+    without = drop_blocks(model, ("features.9",))
+    by_hand = nn.Sequential(*(m for index, m in enumerate(model.features) if index not in {9, 10, 11}))
+    torch.testing.assert_close(without(example), model.classifier(torch.flatten(model.pool(by_hand(example)), 1)))
+    torch.testing.assert_close(drop_blocks(without, ("features.9",))(example), without(example))
+
+
+def test_a_network_without_a_depthwise_layer_is_narrowed_further() -> None:
+    model, example = build_model(ModelSpec(name="mobilenet", params={"width": 4})).eval(), _example()
+    groups = find_groups(model, example)
+    scores = {group.name: torch.rand(group.channels) for group in groups.groups}
+    widths = {group.name: max(1, group.channels // 2) for group in groups.groups}
+    half = prune_to_widths(model, groups, widths, scores, example, ("features.9",))
+    again = regroup(half, groups, example)
+    assert {group.name: group.channels for group in again.groups} == widths
+    assert not any(member.name in {"features.9", "features.10"} for group in again.groups for member in group.members)
+    quarter = {name: max(1, width // 2) for name, width in widths.items()}
+    rest = {group.name: torch.rand(group.channels) for group in again.groups}
+    narrower = prune_to_widths(half, again, quarter, rest, example, ("features.9", "features.33"))
+    assert read_widths(narrower, again) == quarter
+    exporter = make_exporter("onnx")
+    answers = exporter.run(exporter.export(narrower, example[:1]), example, threads=1)
+    torch.testing.assert_close(torch.as_tensor(answers), narrower(example).detach(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["bare", "norm"])
+def test_a_depthwise_layer_outside_a_sequence_goes_alone(name: str) -> None:
+    parts = [nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Conv2d(8, 8, 1)]
+    if name == "norm":
+        parts.insert(1, nn.BatchNorm2d(8))
+    assert _names(_Net(*parts).eval()) == {"parts.0": ()}
 
 
 class _Net(nn.Module):

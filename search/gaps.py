@@ -1,0 +1,85 @@
+"""Where a front has most room: between two of its neighbours, and the candidate half-way that may fill it. Pure.
+
+The room between a slower and a faster point is the box that a candidate between them could add to what the front dominates:
+how far apart they are in log latency, times the accuracy between them. Half-way is cut from the slower one, so that it inherits.
+Where a first link lost too much at once, this is the way back towards the dense model.
+
+Source: the largest empty box of a bicriteria front, as in adaptive weighted-sum methods: Kim and de Weck, Structural and
+Multidisciplinary Optimization 29 (2005).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+from domain.trial import Trial
+from search.finals import search_front
+from search.models import Models
+from search.precision import first_of
+from search.seeds import Seed, seed_of
+from search.space import SearchSpace
+from search.told import allowed_drop
+from search.view import View
+
+GAP = "gap-"
+NEAR = math.log(1.15)  # neighbours closer than that in latency leave no step to take between them
+LEAST_LOSS = 0.005  # of accuracy: what lies between two points that differ by less would differ by chance
+LEAST_ROOM = 0.001  # that, over a fifth of latency
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Two neighbours on a front and the room between them, in log latency times accuracy. ``slow`` None: the dense model."""
+
+    slow: Trial | None
+    fast: Trial
+    ratio: float
+    room: float
+
+    @property
+    def name(self) -> str:
+        return f"{GAP}{'dense' if self.slow is None else self.slow.number}-{self.fast.number}"
+
+
+def gaps(view: View, target: int) -> list[Gap]:
+    """Return the gaps worth a try, widest first; error beyond what the job may ever use makes no gap wider.
+
+    The dense model of the target's first precision is the slowest neighbour of all. ``ratio`` is the latency half-way.
+    """
+    dense_error = 1.0 - view.dense_accuracy(target)
+    limit = dense_error + allowed_drop(view.spec)
+    points: list[tuple[float, float, str, Trial | None]] = [
+        (trial.values.latency_ratio, trial.values.error, trial.candidate.precision, trial)
+        for trial in search_front(view, target)
+        if trial.values is not None and not trial.candidate.zeros
+    ]
+    found = []
+    dense = (1.0, dense_error, first_of(view, target), None)
+    for (fast_ratio, fast_error, precision, fast), (ratio, error, other, slow) in pairwise([*points, dense]):
+        apart = math.log(ratio / fast_ratio)
+        lost = min(fast_error, limit) - error
+        room = apart * lost
+        is_wide = apart >= NEAR and lost >= LEAST_LOSS and room >= LEAST_ROOM
+        if fast is not None and precision == other and is_wide:
+            found.append(Gap(slow, fast, math.sqrt(ratio * fast_ratio), room))
+    return sorted(found, key=lambda gap: -gap.room)
+
+
+def between(space: SearchSpace, view: View, target: int, models: Models) -> Seed | None:
+    """Return a candidate for the widest gap that none was made for yet; None where there is none, or nothing lies in it."""
+    tried = {(trial.seed_name or "").removesuffix("~") for trial in view.trials_of(target)}
+    seen = view.identities_of(target)
+    for gap in gaps(view, target):
+        if gap.name in tried:
+            continue
+        precision = gap.fast.candidate.precision
+        params = space.in_precision(
+            {**space.neutral, "speedup": models.latency[precision].scale / gap.ratio}, precision
+        )
+        begin = space.network.dense if gap.slow is None else space.row_of(gap.slow.candidate)
+        candidate = space.decode(params, models, start=begin)
+        if candidate.identity not in seen and not candidate.is_dense(list(space.groups)):
+            return seed_of(space, models, gap.name, candidate)
+    return None

@@ -1,0 +1,91 @@
+"""The room left on a front, and what is tried in it."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from domain.build import CandidateRequest
+from search.finals import search_front
+from search.gaps import GAP, LEAST_ROOM, NEAR, gaps
+from search.loop import SearchLoop
+from search.options import Parts
+from search.seeds import chain_of
+from search.told import allowed_drop
+from search.view import View
+from tests.unit.search.fakes import FakeLauncher, World, make_spec
+from tests.unit.search.surfaces import MANY
+
+
+def run(*, max_drop: float, done: int = 30, parts: Parts | None = None, **spec: object) -> View:
+    world = World(groups=MANY)
+    job, _ = world.create_job(make_spec(budget={"trials": 200}, objective={"max_drop": max_drop}, **spec))
+    lease = world.lease_search("test", lease_s=15.0)
+    assert lease is not None
+    loop = SearchLoop(world, FakeLauncher(), parts=parts or Parts())
+    loop.run(lease, until=lambda: len(world.trial_rows) >= done)
+    return View(world.snapshot(job.id))
+
+
+def of_gaps(view: View) -> list[int]:
+    return [trial.number for trial in view.trials_of(0) if (trial.seed_name or "").startswith(GAP)]
+
+
+def test_gaps_lie_between_neighbours_of_the_front_and_the_dense_model_widest_first():
+    view = run(max_drop=0.1, done=12)
+    found = gaps(view, 0)
+    assert found and [gap.room for gap in found] == sorted((gap.room for gap in found), reverse=True)
+    front = search_front(view, 0)
+    neighbours = {(fast.number, slow.number) for fast, slow in pairwise(front)} | {(front[-1].number, None)}
+    dense_error = 1.0 - view.dense_accuracy(0)
+    for gap in found:
+        assert (gap.fast.number, gap.slow.number if gap.slow else None) in neighbours
+        assert gap.fast.values is not None
+        slow = (1.0, dense_error)
+        if gap.slow is not None and gap.slow.values is not None:
+            slow = gap.slow.values.latency_ratio, gap.slow.values.error
+        assert gap.fast.values.latency_ratio < gap.ratio < slow[0] and gap.room >= LEAST_ROOM
+    # What the user has no use for widens nothing.
+    beyond = dense_error + allowed_drop(view.spec)
+    assert all(gap.slow is None or gap.slow.values is None or gap.slow.values.error < beyond for gap in found)
+
+
+def test_a_gap_is_filled_from_its_slower_side_about_half_way():
+    view = run(max_drop=0.1)
+    filled = of_gaps(view)
+    assert filled
+    hits = 0
+    for number in filled:
+        trial = view.trials_by_number[number]
+        stem, _, fast = (trial.seed_name or "").removesuffix("~").removeprefix(GAP).partition("-")
+        right = view.trials_by_number[int(fast)]
+        build = view.builds_by_id[trial.build_id or ""]
+        assert isinstance(build.request, CandidateRequest)
+        if stem != "dense":
+            left = view.trials_by_number[int(stem)]
+            assert all(width <= left.candidate.widths[name] for name, width in trial.candidate.widths.items())
+            assert build.request.start is not None
+        if trial.values is not None and right.values is not None:
+            hits += right.values.latency_ratio * (1 - NEAR / 4) < trial.values.latency_ratio < 1.0
+    assert hits >= 0.8 * sum(view.trials_by_number[number].values is not None for number in filled)
+
+
+def test_every_other_ask_after_the_chain_is_the_samplers_own():
+    view = run(max_drop=0.1)
+    rest = view.trials_of(0)[len(chain_of(view, 0)) :]
+    own = sum(trial.seed_name is None for trial in rest)
+    assert 0 < len(of_gaps(view)) <= own + 1
+    assert len(set(name for trial in rest if (name := trial.seed_name) is not None)) == len(rest) - own  # none twice
+
+
+def test_where_the_first_link_lost_too_much_the_way_back_leads_to_what_the_user_allows():
+    """One point may be lost; the chain's first step costs six and ends it."""
+    view = run(max_drop=0.01, done=26)
+    assert len(chain_of(view, 0)) == 1
+    assert any((view.trials_by_number[number].seed_name or "").startswith(f"{GAP}dense-") for number in of_gaps(view))
+    limit = 1.0 - view.dense_accuracy(0) + 0.01
+    within = [trial for trial in search_front(view, 0) if trial.values is not None and trial.values.error <= limit]
+    assert within
+
+
+def test_without_seeds_no_gap_is_filled():
+    assert of_gaps(run(max_drop=0.1, parts=Parts.without(["seeds"]))) == []
