@@ -1,8 +1,8 @@
 """Which blocks can go as a whole: those the identity may take the place of, for a skip goes round them or no channel meets another.
 
-A module with a skip is a block if it runs once a forward pass, gives one tensor of its first input's shape, and its output is that input plus
-something: going back from the output through additions, activations and layer norms only, one gets to the input itself. A
-projected shortcut is none, for it changes what goes by. The model without the block must run.
+A module with a skip is a block if it runs once a forward pass, gives one tensor of its first input's shape, and its output is that
+input plus something: going back from the output through additions, activations and layer norms only, one gets to the input itself.
+A projected shortcut is none, for it changes what goes by. The model without the block must run.
 
 A depthwise convolution that keeps the image's size is one too, outside of such blocks: each channel of its output comes of the
 same channel of its input. With it go the norm and the activation right behind it in their sequence.

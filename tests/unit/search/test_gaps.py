@@ -74,7 +74,7 @@ def test_every_other_ask_after_the_chain_is_the_samplers_own():
     rest = view.trials_of(0)[len(chain_of(view, 0)) :]
     own = sum(trial.seed_name is None for trial in rest)
     assert 0 < len(of_gaps(view)) <= own + 1
-    assert len(set(name for trial in rest if (name := trial.seed_name) is not None)) == len(rest) - own  # none twice
+    assert len({name for trial in rest if (name := trial.seed_name) is not None}) == len(rest) - own  # none twice
 
 
 def test_where_the_first_link_lost_too_much_the_way_back_leads_to_what_the_user_allows():
