@@ -14,7 +14,9 @@ from search.view import View
 
 Interval = tuple[datetime, datetime]
 
-FINAL_PLAN_S = 6.0  # timed region a final candidate gets at most; most are tight enough in half of it
+FINAL_PLAN_S = (
+    3.0  # timed region of a final's file at most, half more than a trial's; most are tight enough in a third of it
+)
 
 
 def waiting_s(job: Job, now: datetime) -> float:

@@ -202,7 +202,7 @@ def _session(view: View, target: int, key: str, precision: str, results: list[Bu
         *yardstick(view, target, precision),
         *(measured_file(result, view.format_of(target)) for result in results),
     ]
-    plan = MeasurementPlan(min_pairs=40, max_s=FINAL_PLAN_S * len(files), seed=view.spec.seed)
+    plan = MeasurementPlan(min_pairs=40, max_s=FINAL_PLAN_S, seed=view.spec.seed)  # a file
     request = MeasurementRequest(
         runtime=spec.runtime,
         precision=precision,

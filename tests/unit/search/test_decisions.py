@@ -12,7 +12,7 @@ from domain.job import JobVerb
 from domain.ports import JobSnapshot
 from domain.trial import TrialState
 from search import latency_model
-from search.accounting import elapsed_s, time_report, union_s
+from search.accounting import FINAL_PLAN_S, elapsed_s, time_report, union_s
 from search.devices import can_run, why_no_device
 from search.finals import pick, search_front
 from search.loop import SearchLoop
@@ -273,3 +273,14 @@ def test_a_job_with_a_speed_up_wish_tries_a_candidate_aimed_at_it():
     assert len(aimed) == 1
     if aimed[0].values is not None:
         assert 1 / aimed[0].values.latency_ratio == pytest.approx(1.6, rel=0.15)
+
+
+def test_a_final_session_gives_every_file_its_time_and_not_more_the_more_files_there_are():
+    world = World(groups=MANY)
+    job, _ = world.create_job(make_spec(budget={"trials": 20}, objective={"max_drop": 0.1}, final={"keep": 4}))
+    lease = world.lease_search("test", lease_s=15.0)
+    assert lease is not None
+    SearchLoop(world, FakeLauncher()).run(lease, until=lambda: False)
+    session = View(world.snapshot(job.id)).measurements["final:0"]
+    assert len(session.request.candidates) > 1
+    assert session.request.plan.max_s == FINAL_PLAN_S  # the agent counts it for each candidate
