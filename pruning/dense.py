@@ -118,7 +118,8 @@ class Dense:
         inputs, labels = self.splits.train
         labels = labels if self.metric.learns_labels else None
         teacher = self.teacher(hold) if distill or labels is None else None
-        return TrainingSet(inputs, labels, teacher, self.splits.max_shift, self.metric.task)
+        lengths = tuple(torch.Size(shape).numel() for shape in self.output_shapes)
+        return TrainingSet(inputs, labels, teacher, self.splits.max_shift, self.metric.task, lengths)
 
     def importance(self, mix: ImportanceMix, hold: Hold) -> dict[str, Tensor]:
         """Return scores per group; the data-driven criteria are gathered once for all mixes."""

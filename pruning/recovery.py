@@ -40,7 +40,8 @@ class TrainingSet:
     """What to learn from: inputs ``(N, ...)``, labels ``(N,)`` or None, the teacher's logits ``(N, classes)`` or None.
 
     One of labels and teacher must be there; labels are as the task wants them. ``max_shift`` is in pixels: inputs ``(N, C, H, W)``
-    are moved at random by up to that much each way, filled with their lowest value; 0 leaves them alone.
+    are moved at random by up to that much each way, filled with their lowest value; 0 leaves them alone. ``outputs``: lengths of
+    the outputs that lie side by side in the logits, where there are several: each counts as much as any other.
     """
 
     inputs: Tensor
@@ -48,6 +49,7 @@ class TrainingSet:
     teacher: Tensor | None = None
     max_shift: int = 0
     task: Task = Task.CLASSES
+    outputs: tuple[int, ...] = ()
 
     def without_teacher(self) -> TrainingSet:
         return replace(self, teacher=None)
@@ -249,37 +251,46 @@ def loss_of(logits: Tensor, data: TrainingSet, index: Tensor, recipe: Recipe) ->
     """Return the loss against the labels, the teacher's outputs, or their mix.
 
     Of classes: cross-entropy, and Kullback-Leibler divergence from the teacher. Of tags: binary cross-entropy with either. Of
-    values: the share of the wanted values' variance in the batch that is missed.
+    values: the share of the wanted values' variance in the batch that is missed, averaged over outputs.
     """
     parts: list[tuple[float, Tensor]] = []
     if data.labels is not None:
         share = 1.0 if data.teacher is None else 1.0 - recipe.distillation
-        parts.append((share, _from_labels(logits, data.labels[index].to(logits.device), data.task, recipe)))
+        parts.append((share, _from_labels(logits, data.labels[index].to(logits.device), data, recipe)))
     if data.teacher is not None:
         share = 1.0 if data.labels is None else recipe.distillation
-        parts.append((share, _from_teacher(logits, data.teacher[index].to(logits.device), data.task, recipe)))
+        parts.append((share, _from_teacher(logits, data.teacher[index].to(logits.device), data, recipe)))
     if not parts:
         raise ValueError("a training set needs labels, a teacher or both")
     return torch.stack([weight * part for weight, part in parts]).sum()
 
 
-def _from_labels(logits: Tensor, labels: Tensor, task: Task, recipe: Recipe) -> Tensor:
-    if task is Task.CLASSES:
+def _from_labels(logits: Tensor, labels: Tensor, data: TrainingSet, recipe: Recipe) -> Tensor:
+    if data.task is Task.CLASSES:
         return F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-    return F.binary_cross_entropy_with_logits(logits, labels) if task is Task.TAGS else _missed(logits, labels)
+    if data.task is Task.TAGS:
+        return F.binary_cross_entropy_with_logits(logits, labels)
+    return _missed(logits, labels, data.outputs)
 
 
-def _from_teacher(logits: Tensor, teacher: Tensor, task: Task, recipe: Recipe) -> Tensor:
-    if task is Task.TAGS:
+def _from_teacher(logits: Tensor, teacher: Tensor, data: TrainingSet, recipe: Recipe) -> Tensor:
+    if data.task is Task.TAGS:
         return F.binary_cross_entropy_with_logits(logits, teacher.sigmoid())
-    if task is Task.VALUES:
-        return _missed(logits, teacher)
+    if data.task is Task.VALUES:
+        return _missed(logits, teacher, data.outputs)
     soft = F.log_softmax(teacher / recipe.temperature, dim=1)
     own = F.log_softmax(logits / recipe.temperature, dim=1)
     return recipe.temperature**2 * F.kl_div(own, soft, reduction="batchmean", log_target=True)
 
 
-def _missed(values: Tensor, wanted: Tensor) -> Tensor:
+def _missed(values: Tensor, wanted: Tensor, outputs: tuple[int, ...] = ()) -> Tensor:
+    """Return the share of the wanted values' variance that is missed, averaged over outputs.
+
+    One share for all would be that of the output with the largest values: a detector's boxes are in pixels, and drown its scores.
+    """
+    if len(outputs) > 1:
+        pairs = zip(values.split(outputs, dim=1), wanted.split(outputs, dim=1), strict=True)
+        return torch.stack([_missed(own, right) for own, right in pairs]).mean()
     spread = (wanted - wanted.mean(0)).square().mean()
     return (values - wanted).square().mean() / spread.clamp_min(1e-12)
 

@@ -17,6 +17,7 @@ from pruning.datasets import load_data
 from pruning.datasets.splits import CheckedSplits
 from pruning.groups import find_groups
 from pruning.importance import mixed_importance
+from pruning.metrics import Task
 from pruning.metrics.scores import accuracy as accuracy_of
 from pruning.models import build_model
 from pruning.precision import Compute, choose_compute, choose_device
@@ -26,6 +27,7 @@ from pruning.recovery import (
     TrainingSet,
     batch_of,
     dense_recipe,
+    loss_of,
     rate_at,
     reestimate_batch_norm,
     shifted,
@@ -218,3 +220,17 @@ def test_a_transformer_learns_by_its_own_optimizer(splits: CheckedSplits) -> Non
     assert recipe.epochs > dense_recipe(nn.Linear(2, 2), seed=3).epochs and recipe.seed == 3
     train(model, TrainingSet(*splits.train), Recipe(epochs=8, learning_rate=0.1), FP32)
     assert evaluate(model, *splits.val, FP32) > 0.85
+
+
+def test_of_several_outputs_each_counts_as_much_whatever_its_unit() -> None:
+    generator = torch.Generator().manual_seed(0)
+    wanted, given = torch.randn(32, 6, generator=generator), torch.randn(32, 6, generator=generator)
+    in_pixels = torch.tensor([100.0] * 4 + [1.0] * 2)
+    recipe = Recipe(epochs=1, learning_rate=0.1)
+
+    def loss(scale: torch.Tensor, outputs: tuple[int, ...]) -> float:
+        data = TrainingSet(torch.zeros(32, 1), teacher=wanted * scale, task=Task.VALUES, outputs=outputs)
+        return float(loss_of(given * scale, data, torch.arange(32), recipe))
+
+    assert loss(in_pixels, (4, 2)) == pytest.approx(loss(torch.ones(6), (4, 2)), rel=1e-4)
+    assert loss(in_pixels, ()) != pytest.approx(loss(torch.ones(6), ()), rel=1e-2)
