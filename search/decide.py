@@ -370,11 +370,6 @@ def _after_measuring(view: View, trial: Trial) -> Action | None:
 
 
 def _as_duplicate(view: View, trial: Trial) -> Action | None:
-    if trial.duplicate_of is None and not trial.candidate.is_dense(list(view.dense_of(0).groups)):
-        # Whoever asked for it died before it could say why.
-        return FinishTrial(
-            trial.id, TrialState.REJECTED, reason="not built: predicted to be beaten by a measured trial"
-        )
     if trial.duplicate_of is None:
         return FinishTrial(trial.id, TrialState.DUPLICATE, reason="decodes to the dense model")
     original = view.original(trial)

@@ -7,7 +7,7 @@ carries the work. The studies are kept between turns for speed only; they can be
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -18,7 +18,6 @@ from domain.device import Device
 from domain.errors import StaleAttempt
 from domain.job import JobState
 from domain.ports import ArtifactStore, JobStore, Launcher, NewMeasurement, SearchLease
-from domain.trial import TrialState
 from domain.work import HEARTBEAT_S, LEASE_S
 from search import finals
 from search.actions import Action, Ask, End, Enter, FinishTrial, GiveBack, Report, StartBuild, StartMeasurement
@@ -188,12 +187,8 @@ class SearchLoop:
             seed_name=asked.seed_name,
             start=start,
         )
-        run.asked += 1
-        if asked.pointless is not None and trial.build is not None:
-            added = self._store.add_trial(run.lease, replace(trial, build=None))
-            self._store.finish_trial(run.lease, added.id, TrialState.REJECTED, reason=asked.pointless)
-            return
         self._store.add_trial(run.lease, trial)
+        run.asked += 1
         self._note_moves(run, view, target, study)
         if trial.build is not None:
             self._launcher.wake_builders()

@@ -1,12 +1,8 @@
-"""Which candidates are not worth a build, and which built ones not the device's time.
-
-Conservative: what is thrown away here is never measured.
-"""
+"""Which built candidates are not worth the device's time. Conservative: what is thrown away here is never measured."""
 
 from __future__ import annotations
 
 from domain.build import BuildResult
-from domain.candidate import Candidate
 from domain.trial import Trial
 from search.told import allowed_drop
 from search.view import View
@@ -17,27 +13,6 @@ HOPELESS_DROPS = 5.0
 # Smaller differences of accuracy on a validation split of a few hundred samples are chance.
 DOMINATED_BY = 0.03
 DOMINATED_MACS = 0.9
-# Of accuracy on a validation split: so little lost is chance. A user who allows less counts half of that as nothing.
-NOTHING_LOST = 0.005
-SLOWER_BY = 1.1  # more than a prediction misses by
-
-
-def why_not_built(view: View, target: int, candidate: Candidate, predicted_ratio: float) -> str | None:
-    """Return why a candidate is not even built, in words; None to build it.
-
-    A measured one of the same precision lost nothing, and this one is predicted to be slower: what could it be better at?
-    """
-    nothing = min(NOTHING_LOST, view.spec.objective.max_drop / 2)
-    most = 1.0 - view.dense_accuracy(target, candidate.precision) + nothing
-    for other in view.shaped(target):
-        if other.candidate.precision != candidate.precision or other.values is None or other.values.error > most + 1e-9:
-            continue
-        if predicted_ratio >= SLOWER_BY * other.values.latency_ratio:
-            faster = predicted_ratio / other.values.latency_ratio
-            return (
-                f"not built: predicted to take {faster:.2f} times as long as trial {other.number}, which lost nothing"
-            )
-    return None
 
 
 def why_rejected(view: View, trial: Trial, built: BuildResult) -> str | None:

@@ -21,7 +21,6 @@ from search.finals import search_front
 from search.gaps import GAP, between
 from search.models import Models, fit_models
 from search.options import Parts
-from search.rejecting import why_not_built
 from search.sampler import Preset, ask_seed, make_sampler
 from search.seeds import Seed, aimed, in_other_precisions, next_link, shared, with_zeros
 from search.space import SearchSpace
@@ -42,14 +41,13 @@ _STATES = {"complete": OptunaState.COMPLETE, "pruned": OptunaState.PRUNED, "fail
 
 @dataclass(frozen=True)
 class Asked:
-    """An ask, decoded: what a trial row needs. ``pointless``: why it is not to be built, where that is known beforehand."""
+    """An ask, decoded: what a trial row needs."""
 
     study_number: int
     params: dict[str, JsonValue]
     distributions: dict[str, JsonValue]
     candidate: Candidate
     seed_name: str | None
-    pointless: str | None = None
 
 
 class TargetStudy:
@@ -114,7 +112,6 @@ class TargetStudy:
         trial = self._study.ask(fixed_distributions=dict(self._space.distributions))
         self._count += 1
         params = {name: float(value) for name, value in trial.params.items()}
-        candidate = seed.candidate if seed is not None else self._space.decode(params, models)
         return Asked(
             study_number=number,
             params=dict(params),
@@ -122,16 +119,9 @@ class TargetStudy:
                 name: json.loads(distribution_to_json(distribution))
                 for name, distribution in trial.distributions.items()
             },
-            candidate=candidate,
+            candidate=seed.candidate if seed is not None else self._space.decode(params, models),
             seed_name=seed.name if seed is not None else None,
-            pointless=self._why_pointless(view, models, candidate) if seed is None else None,
         )
-
-    def _why_pointless(self, view: View, models: Models, candidate: Candidate) -> str | None:
-        if not self._parts.latency_model:
-            return None
-        predicted = models.latency[candidate.precision].predict(self._space.row_of(candidate))
-        return why_not_built(view, self._target, candidate, predicted)
 
     def models(self, view: View) -> Models:
         """Return the target's predictors, fitted anew whenever something was learnt."""
@@ -177,8 +167,7 @@ class TargetStudy:
             known = {name: float(str(value)) for name, value in parent.params.items()}
             params = self._space.perturb(known, dice=dice, scale=0.05 + 0.3 * attempt / NEIGHBOUR_TRIES)
             candidate = self._space.decode(params, models)
-            is_new = candidate.identity not in seen and not candidate.is_dense(list(self._space.groups))
-            if is_new and self._why_pointless(view, models, candidate) is None:
+            if candidate.identity not in seen and not candidate.is_dense(list(self._space.groups)):
                 return Seed(f"near-{parent.number}", params, candidate)
         return None
 
