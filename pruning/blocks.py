@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from domain.candidate import is_inside
 from domain.errors import FieldProblem, Invalid
-from pruning.members import Groups
+from pruning.members import Groups, is_depthwise
 
 _ADDITION = "AddBackward0"
 # What may stand between the addition and the end of a block: it keeps shapes and mixes no channels' meaning.
@@ -45,7 +45,6 @@ _PASSED = frozenset(
     }
 )
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # What may go with a depthwise convolution, in this order.
 _BEHIND = (
     (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
@@ -100,11 +99,6 @@ def find_blocks(model: nn.Module, groups: Groups, example: Tensor) -> tuple[Bloc
         if not reaches_out and not _is_shared(copy, name) and _runs_without(model, name, example[:2]):
             blocks.append(Block(name, tuple(group.name for group in inside)))
     return tuple(blocks)
-
-
-def is_depthwise(module: nn.Module) -> bool:
-    """Whether a layer is a convolution in which no channel meets another."""
-    return isinstance(module, _CONVOLUTIONS) and 1 < module.in_channels == module.groups == module.out_channels
 
 
 def drop_blocks(model: nn.Module, names: Collection[str]) -> nn.Module:

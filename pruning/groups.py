@@ -22,7 +22,7 @@ from domain.candidate import GroupInfo, UnprunableLayer
 from domain.errors import FieldProblem, Invalid
 from pruning.cost import LayerCost, layer_costs
 from pruning.heads import find_heads, heads_members, why_attention_is_whole
-from pruning.members import Group, Groups, Member, Role, channel_axis, has_layer, width_of
+from pruning.members import Group, Groups, Member, Role, channel_axis, has_layer, is_depthwise, width_of
 
 __all__ = ["Group", "Groups", "Member", "Role", "cut", "find_groups", "regroup", "require_eager", "trace"]
 
@@ -248,7 +248,7 @@ def _role_of(module: nn.Module, is_out: bool, channels: int) -> Role | str:
     if isinstance(module, _CONVOLUTIONS):
         if module.groups == 1:
             return Role.PRODUCES if is_out else Role.CONSUMES
-        if module.groups == module.in_channels == module.out_channels:
+        if is_depthwise(module):
             return Role.CARRIES
         return f"a grouped convolution ({module.groups} groups) cannot lose single channels"
     if isinstance(module, _TRANSPOSED):

@@ -78,6 +78,13 @@ def has_layer(model: nn.Module, member: Member) -> bool:
     return isinstance(found, Tensor) or hasattr(found, "weight")
 
 
+def is_depthwise(module: nn.Module) -> bool:
+    """Whether a layer is a convolution in which no channel meets another."""
+    if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return False
+    return 1 < module.in_channels == module.groups == module.out_channels
+
+
 def channel_axis(module: nn.Module, role: Role) -> int:
     """Return the dimension of a layer's weight that its channels lie along; of transposed convolutions it is the other one."""
     is_transposed = isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d)

@@ -14,9 +14,7 @@ from search.view import View
 
 Interval = tuple[datetime, datetime]
 
-FINAL_PLAN_S = (
-    3.0  # timed region of a final's file at most, half more than a trial's; most are tight enough in a third of it
-)
+FINAL_PLAN_S = 3.0  # timed region of a final's file at most: half more than a trial's
 
 
 def waiting_s(job: Job, now: datetime) -> float:

@@ -21,7 +21,7 @@ from domain.trial import Trial
 from search.accounting import FINAL_PLAN_S, time_report
 from search.actions import Action, End, Enter, Report, StartBuild, StartMeasurement
 from search.precision import dense_points, session_key, yardstick
-from search.told import allowed_drop
+from search.told import allowed_error
 from search.view import View, content_key, failure_of, measured_file
 from search.zeros import may_stand
 
@@ -57,7 +57,7 @@ def pick(view: View, target: int, *, keep: int) -> list[Trial]:
             chosen.append(trial)
 
     within = [trial for trial in front if _error(trial) <= dense_error + max_drop + 1e-9]
-    near = [trial for trial in front if _error(trial) <= dense_error + allowed_drop(view.spec) + 1e-9]
+    near = [trial for trial in front if _error(trial) <= allowed_error(view, target) + 1e-9]
     take(within[0] if within else None)
     take(near[0] if near else None)
     take(within[1] if len(within) > 1 else None)

@@ -20,7 +20,7 @@ from search.models import Models
 from search.precision import first_of
 from search.seeds import Seed, seed_of
 from search.space import SearchSpace
-from search.told import allowed_drop
+from search.told import allowed_error
 from search.view import View
 
 GAP = "gap-"
@@ -49,7 +49,7 @@ def gaps(view: View, target: int) -> list[Gap]:
     The dense model of the target's first precision is the slowest neighbour of all. ``ratio`` is the latency half-way.
     """
     dense_error = 1.0 - view.dense_accuracy(target)
-    limit = dense_error + allowed_drop(view.spec)
+    limit = allowed_error(view, target)
     points: list[tuple[float, float, str, Trial | None]] = [
         (trial.values.latency_ratio, trial.values.error, trial.candidate.precision, trial)
         for trial in search_front(view, target)

@@ -29,8 +29,8 @@ BEND = 3.0  # most a price is multiplied or divided by
 NEUTRAL_RATE = 0.02
 # A narrow network trains faster, though not by as much as its work is less: it gets more epochs by the root of that, up to so many
 # times the job's. In proportion to the work a ResNet-14 of a fifth of it took six times as long as the dense one. Further from
-# where it was, it stands a higher rate too: 0.05 for 0.02 gave a MobileNet of an eighth of the work 1.4 points more, a ViT of two
-# thirds 0.4 less. So the rate grows with the epochs.
+# where it was, it stands a higher rate too: 0.05 for 0.02 gave a MobileNet of a twentieth of the work 1.4 points more, a ViT of
+# two thirds of the latency 0.4 less. So the rate grows with the epochs.
 LONGEST_STRETCH = 3.0
 
 

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from domain.pareto import hypervolume
 from domain.trial import Trial, TrialState
-from search.told import allowed_drop
+from search.told import allowed_error
 from search.view import View, trailing_duplicates
 
 MIN_PLATEAU = 20
@@ -66,7 +66,7 @@ def _area(view: View, target: int, points: Sequence[tuple[float, float] | None])
 
     What lies beyond is of no use to anybody and counts nothing.
     """
-    reference = (1.0, 1.0 - view.dense_accuracy(target) + allowed_drop(view.spec))
+    reference = (1.0, allowed_error(view, target))
     return hypervolume([point for point in points if point is not None], reference=reference)
 
 

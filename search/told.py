@@ -43,6 +43,11 @@ def allowed_drop(spec: JobSpec) -> float:
     return max(0.03, 3.0 * spec.objective.max_drop)
 
 
+def allowed_error(view: View, target: int) -> float:
+    """Return the most error on the search split that a candidate may have and still be of use to a front."""
+    return 1.0 - view.dense_accuracy(target) + allowed_drop(view.spec)
+
+
 def accuracy_constraint(accuracy: float, dense_accuracy: float, spec: JobSpec) -> float:
     return (dense_accuracy - accuracy) / allowed_drop(spec) - 1.0
 

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 
 from domain.candidate import Candidate
 from domain.trial import Trial
-from search.told import allowed_drop
+from search.told import allowed_error
 from search.view import View, deployable
 
 PATTERNS = ("2:4", "row:0.8")  # what sparse matrix units read; what runtimes with sparse kernels ask for at least
@@ -38,7 +38,7 @@ def next_candidate(view: View, target: int, dense: Candidate, front: Sequence[Tr
     if trials and trials[-1].candidate.zeros:
         return None  # what widths are worth trying is learnt from the others: every second trial is theirs
     seen = view.identities_of(target)
-    limit = 1.0 - view.dense_accuracy(target) + allowed_drop(view.spec)
+    limit = allowed_error(view, target)
     for pattern in PATTERNS:
         for trial in front if pays(view, target, pattern) else ():
             candidate = trial.candidate.model_copy(update={"zeros": pattern})

@@ -45,9 +45,8 @@ THREE_SEEDS = (ours.METHOD, *peers.STRONGEST)
 def main() -> None:
     given = parser().parse_args()
     given.results = given.results.resolve()  # the sandbox that measures works in a folder of its own
-    warnings.filterwarnings(
-        "ignore", "Unwrapped parameters detected"
-    )  # Torch-Pruning, of a ViT's positions, at each ratio
+    # Torch-Pruning says so of a ViT's positions, at each ratio.
+    warnings.filterwarnings("ignore", "Unwrapped parameters detected")
     given.task = [name for name in given.task if not says_missing(name, TASKS[name].missing)]
     until_s = time.monotonic() + given.for_s
     results = Results(given.results)

@@ -145,11 +145,6 @@ def _follow(client: PruneloopClient, job: Mapping[str, Any], budget_s: float, sh
         }
         for trial in client.trials(job_id)
     ]
-    shelf.notes["measured"] = [
-        (round((event.at - view.created_at).total_seconds(), 1), event.data["key"])
-        for event in client.watch(job_id, timeout_s=PATIENCE_S)
-        if event.type == "measurement.finished" and str(event.data["key"]).startswith("final")
-    ]
     shelf.notes["trials"] = view.progress.trials_by_state
     shelf.notes["ended_by"] = view.ended_by
     return now_s

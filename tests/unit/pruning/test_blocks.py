@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from domain.candidate import Candidate
 from domain.errors import Invalid
 from domain.job import ModelSpec
-from pruning.blocks import drop_blocks, find_blocks, is_depthwise
+from pruning.blocks import drop_blocks, find_blocks
 from pruning.cost import count_params
 from pruning.exporters import make_exporter
 from pruning.groups import Groups, find_groups, regroup
+from pruning.members import is_depthwise
 from pruning.models import build_model
 from pruning.surgery import prune_to_widths, read_widths
 from tests.unit.pruning import nets
