@@ -122,6 +122,14 @@ class BuiltArtifact(_Message):
     )
 
 
+class LatencyProbe(_Message):
+    """A network of some shape, narrowed and not trained: a device times it so that its latency is known before a search."""
+
+    widths: dict[str, int]
+    dropped: tuple[str, ...] = ()
+    file: BuiltArtifact
+
+
 class AccuracyReport(_Message):
     """The metric's score on the search split, and of finals on the test split: more is better, 1 is perfect."""
 
@@ -145,7 +153,7 @@ class AccuracyReport(_Message):
 
 
 class BuildResult(_Message):
-    """What any kind of build gives; ``groups``, ``blocks``, ``layers`` and ``unprunable`` are filled by ``prepare`` only."""
+    """What any kind of build gives; ``groups``, ``blocks``, ``layers``, ``unprunable`` and ``probes`` are filled by ``prepare`` only."""
 
     status: Literal["built"] = "built"
     kind: BuildKind
@@ -161,6 +169,9 @@ class BuildResult(_Message):
     blocks: tuple[BlockInfo, ...] = Field(default=(), description="Blocks that can be dropped whole.")
     unprunable: tuple[UnprunableLayer, ...] = ()
     layers: tuple[LayerInfo, ...] = ()
+    probes: tuple[LatencyProbe, ...] = Field(
+        default=(), description="Untrained networks of a few shapes, to be timed for the latency model."
+    )
     splits: SplitSizes | None = None
     stages_s: dict[str, float] = Field(
         default_factory=dict, description="Seconds per stage: load, train, prune, recover, ..."
@@ -171,7 +182,8 @@ class BuildResult(_Message):
     @property
     def files(self) -> tuple[ArtifactRef, ...]:
         """Every file this build made."""
-        made = (ref for built in self.artifacts for ref in (built.artifact, built.check))
+        files = (*self.artifacts, *(probe.file for probe in self.probes))
+        made = (ref for built in files for ref in (built.artifact, built.check))
         return (self.weights, *made)
 
 

@@ -7,7 +7,8 @@ import json
 import platform
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,10 +27,11 @@ from domain.build import (
     CandidateRequest,
     FinalRequest,
     Inherited,
+    LatencyProbe,
     PrepareRequest,
     SplitSizes,
 )
-from domain.candidate import Candidate, GroupInfo, ImportanceMix, RecoveryPlan
+from domain.candidate import BlockInfo, Candidate, GroupInfo, ImportanceMix, RecoveryPlan
 from domain.errors import FieldProblem, Invalid, PruneloopError, Unavailable
 from domain.formats import ONNX
 from domain.outcome import Blame, Failed
@@ -44,6 +46,7 @@ from pruning.exporters import Exporter, make_exporter
 from pruning.exporters.outputs import with_outputs
 from pruning.exporters.precision import CALIBRATION_SAMPLES, require_precision
 from pruning.groups import Group
+from pruning.latency_probes import shapes
 from pruning.models import check_model
 from pruning.network import describe_layers
 from pruning.precision import choose_compute, choose_device, faster_compute
@@ -155,6 +158,7 @@ class TorchBuilder:
             blocks = score_blocks(dense, watch, samples=SENSITIVITY_SAMPLES)
         weights = self._store_weights(dense.model)
         artifacts = self._export(dense, dense.model, request, request.precisions, search, watch)
+        probes = self._latency_probes(dense, infos, blocks, request, watch)
         self._remember(self._key(request, weights), dense)
         return BuildResult(
             kind=BuildKind.PREPARE,
@@ -168,6 +172,7 @@ class TorchBuilder:
             blocks=blocks,
             unprunable=groups.unprunable,
             layers=describe_layers(dense.model, groups, dense.example),
+            probes=probes,
             splits=_sizes(splits),
             stages_s=watch.stages_s,
             versions=_VERSIONS,
@@ -317,6 +322,29 @@ class TorchBuilder:
             watch.tell((number + 1) / len(cases))
         return tuple(group.info.model_copy(update={"sensitivity": losses[group.name]}) for group in groups)
 
+    def _latency_probes(
+        self,
+        dense: Dense,
+        groups: Sequence[GroupInfo],
+        blocks: Sequence[BlockInfo],
+        request: PrepareRequest,
+        watch: Stopwatch,
+    ) -> tuple[LatencyProbe, ...]:
+        """Return untrained networks to be timed, as ONNX in fp32: other formats take too long to make for what they tell."""
+        if ONNX not in request.formats or "fp32" not in request.precisions:
+            return ()
+        exporter = make_exporter(ONNX)
+        found = []
+        with watch.measure("probes"):
+            for candidate in shapes(groups, blocks):
+                with watch.hold():
+                    model, inputs, outputs = to_export(dense, dense.pruned_as(candidate, nullcontext), request)
+                    file = exporter.export(model, inputs)
+                    check = exporter.check(file, inputs, outputs)
+                stored = self._stored(exporter, file, check, "fp32", None, weighs=False)
+                found.append(LatencyProbe(widths=candidate.widths, dropped=candidate.dropped, file=stored))
+        return tuple(found)
+
     def _recover(
         self,
         dense: Dense,
@@ -398,7 +426,7 @@ class TorchBuilder:
         file: bytes,
         check: Mapping[str, np.ndarray],
         precision: str,
-        accuracy: float,
+        accuracy: float | None,
         *,
         weighs: bool,
     ) -> BuiltArtifact:

@@ -25,6 +25,7 @@ from search.accounting import elapsed_s, waiting_s
 from search.actions import Action, Ask, End, Enter, FinishTrial, GiveBack, Report, StartBuild, StartMeasurement
 from search.devices import why_no_device, why_stuck
 from search.precision import baseline_scale, first_of, is_mixed, session_key
+from search.probes import is_probing, probe_sessions
 from search.reserve import affordable, search_ends_s
 from search.seeds import is_chain_pending
 from search.stopping import is_searched_out
@@ -186,6 +187,7 @@ def _baseline(view: View) -> list[Action]:
             text = failed.reason if failed is not None else "it was cancelled"
             who = f"Target {index}: the dense model" + (f" in {precision}" if is_mixed(view, index) else "")
             return [End(JobState.FAILED, EndedBy.SYSTEM, f"{who} could not be measured: {text}")]
+    actions += probe_sessions(view)
     return _entering(view, Stage.BASELINE) + actions if actions else []
 
 
@@ -300,7 +302,7 @@ def _search(view: View, now: datetime, *, parameters: int, in_flight: int) -> li
         able = [
             target
             for target in open_targets
-            if _in_flight(view, target) < in_flight and not is_chain_pending(view, target)
+            if _in_flight(view, target) < in_flight and not is_chain_pending(view, target) and not is_probing(view, target)
         ]
         if able:
             return [*entering, Ask(min(able, key=lambda target: (_counted(view, target), target)))]

@@ -17,7 +17,7 @@ from itertools import pairwise
 from domain.trial import Trial
 from search.finals import search_front
 from search.models import Models
-from search.precision import first_of
+from search.precision import baseline_scale, first_of
 from search.seeds import Seed, seed_of
 from search.space import SearchSpace
 from search.told import allowed_error
@@ -65,6 +65,27 @@ def gaps(view: View, target: int) -> list[Gap]:
         if fast is not None and precision == other and is_wide:
             found.append(Gap(slow, fast, math.sqrt(ratio * fast_ratio), room))
     return sorted(found, key=lambda gap: -gap.room)
+
+
+def lossless_speedup(view: View, target: int) -> float:
+    """Return the speed-up, within a precision, up to which a network is known that lost nothing: a slower one is of no use.
+
+    In several precisions the least of them; 1 where some precision has no such network yet.
+    """
+    limit = 1.0 - view.dense_accuracy(target) + LEAST_LOSS
+    reached = []
+    for precision in view.spec.targets[target].precision:
+        scale = baseline_scale(view, target, precision)
+        known = [
+            scale.ratio / trial.values.latency_ratio
+            for trial in search_front(view, target)
+            if scale is not None
+            and trial.values is not None
+            and trial.candidate.precision == precision
+            and trial.values.error <= limit
+        ]
+        reached.append(max([1.0, *known]))
+    return min(reached)
 
 
 def between(space: SearchSpace, view: View, target: int, models: Models) -> Seed | None:

@@ -54,7 +54,7 @@ class LatencyModel:
     coefficients: Floats
     alignment: int
     scale: float
-    trials: int
+    points: int
     error_median: float
     error_p90: float
     correction: _Correction | None = None
@@ -105,7 +105,7 @@ def fit(network: Network, measured: Sequence[tuple[Ints, float]], *, scale: floa
         coefficients=coefficients,
         alignment=alignment,
         scale=scale,
-        trials=len(measured),
+        points=len(measured),
         error_median=float(np.median(errors)) if known else float("nan"),
         error_p90=float(np.quantile(errors, 0.9)) if known else float("nan"),
         correction=correction,

@@ -16,6 +16,7 @@ from search.loss_model import LossModel
 from search.network import Ints, Network
 from search.options import Parts
 from search.precision import baseline_scale, first_of
+from search.probes import probed
 from search.view import View
 
 
@@ -41,7 +42,14 @@ def fit_models(view: View, target: int, network: Network | None = None, *, parts
     network = network or network_of(view, target)
     measured = view.shaped(target) if parts.latency_model else []
     latency: dict[str, LatencyModel] = {
-        precision: _fit_latency(view, target, precision, network, measured)
+        precision: _fit_latency(
+            view,
+            target,
+            precision,
+            network,
+            measured,
+            probed(view, target, network, precision) if parts.latency_model else [],
+        )
         for precision in view.spec.targets[target].precision
     }
     return Models(network, latency, loss_model.fit(network, _losses(view, target, network) if parts.ranges else []))
@@ -61,7 +69,7 @@ def second_half_errors(view: View, target: int, precision: str) -> list[float]:
     measured = [t for t in view.shaped(target) if t.candidate.precision == precision and t.values is not None]
     errors = []
     for index in range(max(1, len(measured) // 2), len(measured)):
-        model = _fit_latency(view, target, precision, network, measured[:index])
+        model = _fit_latency(view, target, precision, network, measured[:index], probed(view, target, network, precision))
         values = measured[index].values
         assert values is not None
         predicted = model.predict(_row(network, measured[index]))
@@ -112,15 +120,22 @@ def why_report(view: View) -> dict[str, JsonValue]:
     return report
 
 
-def _fit_latency(view: View, target: int, precision: str, network: Network, trials: Sequence[Trial]) -> LatencyModel:
-    measured = [trial for trial in trials if trial.values is not None and trial.candidate.precision == precision]
+def _fit_latency(
+    view: View,
+    target: int,
+    precision: str,
+    network: Network,
+    trials: Sequence[Trial],
+    probes: Sequence[tuple[Ints, float]],
+) -> LatencyModel:
     pairs = [
         (_row(network, trial), trial.values.latency_ratio)
-        for trial in measured[-latency_model.MOST_POINTS :]
-        if trial.values is not None
+        for trial in trials
+        if trial.values is not None and trial.candidate.precision == precision
     ]
     scale = baseline_scale(view, target, precision)
-    return latency_model.fit(network, pairs, scale=scale.ratio if scale is not None else 1.0)
+    room = latency_model.MOST_POINTS - len(probes)
+    return latency_model.fit(network, [*probes, *pairs[-room:]], scale=scale.ratio if scale is not None else 1.0)
 
 
 def _losses(view: View, target: int, network: Network) -> list[tuple[Ints, float]]:

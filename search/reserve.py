@@ -16,7 +16,6 @@ SESSION_S = 2.0  # fetch, load, check and warm-up of a measuring session
 MARGIN = 1.15  # an epoch takes a little longer at one time than at another
 FINAL_OVER_TRIAL = 1.5
 SPARED = ("prune", "hold")  # stages of a trial's build that a final's hardly has
-MOST_WANTED = 3  # finals a target that the search makes room for; more are made where time is left
 
 
 def final_build_s(view: View, trial: Trial) -> float | None:
@@ -51,10 +50,10 @@ def final_s(view: View, trial: Trial) -> float:
 
 
 def reserve_s(view: View) -> float:
-    """Return the seconds to keep back for the finals a user wants most, were the search to end now; 0 before it has a front."""
+    """Return the seconds to keep back for the finals that were asked for, were the search to end now; 0 before it has a front."""
     total_s = 0.0
     for target, spec in enumerate(view.spec.targets):
-        wanted = pick(view, target, keep=min(MOST_WANTED, view.spec.final.keep))
+        wanted = pick(view, target, keep=view.spec.final.keep)
         if wanted:
             total_s += sum(final_s(view, trial) for trial in wanted) + len(spec.precision) * SESSION_S
     return total_s

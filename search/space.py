@@ -83,6 +83,14 @@ class SearchSpace:
         narrowest = options_of(LossModel(self.network, {}), trust=0.5, multipliers={}).narrowest
         return float(max(2.0, 1.5 / usual.formula(narrowest[None])[0]))
 
+    def beyond(self, speedup: float) -> dict[str, BaseDistribution]:
+        """Return the distributions for networks faster than ``speedup``, which leaves at least the last third of the range."""
+        whole = self.distributions["speedup"]
+        assert isinstance(whole, FloatDistribution)
+        last_third = whole.high * (whole.low / whole.high) ** (1 / 3)
+        low = float(f"{min(max(speedup, whole.low), last_third):.4g}")
+        return {**self.distributions, "speedup": FloatDistribution(low=low, high=whole.high, log=True)}
+
     @property
     def neutral(self) -> dict[str, float]:
         """Parameters that bend nothing, at the least speed-up, with the default importance and learning rate."""

@@ -18,9 +18,10 @@ from pydantic import JsonValue
 from domain.candidate import Candidate
 from domain.trial import Trial
 from search.finals import search_front
-from search.gaps import GAP, between
+from search.gaps import GAP, between, lossless_speedup
 from search.models import Models, fit_models
 from search.options import Parts
+from search.probes import count_probed
 from search.sampler import Preset, ask_seed, make_sampler
 from search.seeds import Seed, aimed, in_other_precisions, next_link, shared, with_zeros
 from search.space import SearchSpace
@@ -104,12 +105,15 @@ class TargetStudy:
         if seed is None and trailing_duplicates(view.trials_of(self._target)) >= STUCK_AFTER:
             seed = self._neighbour(number, view, models)
             preset = "random"
-        self._study.sampler = make_sampler(
-            preset, seed=ask_seed(self._seed, self._target, number), distributions=self._space.distributions
-        )
+        distributions = self._space.distributions
         if seed is not None:
             self._study.enqueue_trial(params=dict(seed.params))
-        trial = self._study.ask(fixed_distributions=dict(self._space.distributions))
+        else:
+            distributions = self._space.beyond(lossless_speedup(view, self._target))
+        self._study.sampler = make_sampler(
+            preset, seed=ask_seed(self._seed, self._target, number), distributions=distributions
+        )
+        trial = self._study.ask(fixed_distributions=dict(distributions))
         self._count += 1
         params = {name: float(value) for name, value in trial.params.items()}
         return Asked(
@@ -125,7 +129,8 @@ class TargetStudy:
 
     def models(self, view: View) -> Models:
         """Return the target's predictors, fitted anew whenever something was learnt."""
-        known = len(view.shaped(self._target)), sum(view.built(trial) is not None for trial in view.snapshot.trials)
+        shaped = len(view.shaped(self._target)) + count_probed(view, self._target)
+        known = shaped, sum(view.built(trial) is not None for trial in view.snapshot.trials)
         if self._models is None or known != self._known:
             self._models = fit_models(view, self._target, self._space.network, parts=self._parts)
             self._known = known

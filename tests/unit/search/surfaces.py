@@ -15,6 +15,7 @@ from domain.build import (
     BuildResult,
     BuiltArtifact,
     FinalRequest,
+    LatencyProbe,
     PrepareRequest,
     SplitSizes,
 )
@@ -22,6 +23,7 @@ from domain.candidate import GroupInfo, UnprunableLayer
 from domain.formats import why_not
 from domain.measurement import CandidateTiming, FileTiming, Measured, Measurement, MeasurementOutcome, Verdict
 from domain.outcome import Failed
+from pruning.latency_probes import shapes
 
 SPREAD = 25.0  # of the labels, where the metric is the error in their unit
 DENSE_ACCURACY = 0.95
@@ -121,11 +123,24 @@ class FakeBuilder:
             weights=ref_of(f"weights/{name}", ArtifactKind.WEIGHTS),
             artifacts=tuple(artifacts),
             groups=self.groups if isinstance(request, PrepareRequest) else (),
+            probes=self._probes() if isinstance(request, PrepareRequest) and request.formats[0] == "onnx" else (),
             unprunable=(UnprunableLayer(name="head", reason="gives the classes"),),
             splits=SplitSizes(train=800, val=100, test=1000),
             stages_s={"recover": 2.0},
             versions={"torch": "test"},
         )
+
+
+    def _probes(self) -> tuple[LatencyProbe, ...]:
+        found = []
+        for candidate in shapes(self.groups, ()):
+            name = f"probe/{sorted(candidate.widths.items())}"
+            file = ref_of(name)
+            work = sum(g.macs * (candidate.widths[g.name] / g.channels) ** 2 for g in self.groups)
+            self.latency_by_digest[file.digest] = 0.2 + 0.8 * work / (sum(g.macs for g in self.groups) or 1)
+            built = BuiltArtifact(format="onnx", artifact=file, check=ref_of(f"check/{name}", ArtifactKind.CHECK))
+            found.append(LatencyProbe(widths=candidate.widths, file=built))
+        return tuple(found)
 
 
 def length_of(request: BuildRequest) -> float:

@@ -77,7 +77,7 @@ def test_a_chain_ends_where_a_link_lost_more_than_a_front_has_use_for():
 
 def test_a_chain_takes_bold_steps_while_nothing_is_lost_and_small_ones_near_the_limit():
     def second_step(max_drop: float) -> float:
-        _, view = run(objective={"max_drop": max_drop}, done=4)
+        _, view = run(objective={"max_drop": max_drop}, done=6)
         first, second = (link.values for link in chain_of(view, 0)[:2])
         assert first is not None and second is not None
         return second.latency_ratio / first.latency_ratio

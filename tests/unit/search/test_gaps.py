@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from domain.build import CandidateRequest
 from search.finals import search_front
-from search.gaps import GAP, LEAST_ROOM, NEAR, gaps
+from search.gaps import GAP, LEAST_LOSS, LEAST_ROOM, NEAR, gaps, lossless_speedup
 from search.loop import SearchLoop
 from search.options import Parts
 from search.seeds import chain_of
@@ -89,3 +89,14 @@ def test_where_the_first_link_lost_too_much_the_way_back_leads_to_what_the_user_
 
 def test_without_seeds_no_gap_is_filled():
     assert of_gaps(run(max_drop=0.1, parts=Parts.without(["seeds"]))) == []
+
+
+def test_the_samplers_own_candidates_are_faster_than_what_lost_nothing():
+    view = run(max_drop=0.1, done=40)
+    floor = lossless_speedup(view, 0)
+    lossless = [t.values for t in view.succeeded(0) if t.values.error <= 1.0 - view.dense_accuracy(0) + LEAST_LOSS]
+    assert floor == max(1 / values.latency_ratio for values in lossless) > 1.1
+    own = [trial for trial in view.trials_of(0) if trial.seed_name is None]
+    lows = [trial.distributions["speedup"]["attributes"]["low"] for trial in own]
+    assert lows == sorted(lows) and 1.1 < lows[-1] <= floor + 0.001
+    assert all(trial.params["speedup"] >= low for trial, low in zip(own, lows, strict=True))

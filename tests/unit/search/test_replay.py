@@ -40,7 +40,13 @@ class FileBuilder(FakeBuilder):
         artifacts = tuple(
             one.model_copy(update={"artifact": self._write(result.widths, one.artifact)}) for one in result.artifacts
         )
-        return result.model_copy(update={"artifacts": artifacts})
+        probes = tuple(
+            one.model_copy(
+                update={"file": one.file.model_copy(update={"artifact": self._write(one.widths, one.file.artifact)})}
+            )
+            for one in result.probes
+        )
+        return result.model_copy(update={"artifacts": artifacts, "probes": probes})
 
     def _write(self, widths: dict[str, int], made_up: ArtifactRef) -> ArtifactRef:
         weights, before = [], 3

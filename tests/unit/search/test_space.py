@@ -230,3 +230,15 @@ def test_a_block_is_dropped_where_it_costs_less_than_narrowing():
     assert models.loss.curves(row[None])[0, 1] == 0.0  # the group inside is gone: its width costs nothing any more
     whole = network.row(candidate.widths)
     assert models.latency["fp32"].predict(row) < models.latency["fp32"].predict(whole)
+
+
+def test_the_range_of_speedups_can_begin_later_but_always_leaves_room():
+    space = SearchSpace(Network(MANY), RecoverySpec())
+    whole = space.distributions["speedup"]
+    later = space.beyond(2.0)
+    assert later["speedup"].low == 2.0 and later["speedup"].high == whole.high
+    assert {name: later[name] for name in later if name != "speedup"} == {
+        name: space.distributions[name] for name in space.distributions if name != "speedup"
+    }
+    assert space.beyond(1.0)["speedup"].low == whole.low
+    assert whole.low < space.beyond(1e9)["speedup"].low < 0.7 * whole.high
