@@ -153,7 +153,7 @@ class AccuracyReport(_Message):
 
 
 class BuildResult(_Message):
-    """What any kind of build gives; ``groups``, ``blocks``, ``layers``, ``unprunable`` and ``probes`` are filled by ``prepare`` only."""
+    """What any kind of build gives; ``groups``, ``blocks``, ``layers``, ``unprunable``, ``probes``: of ``prepare`` only."""
 
     status: Literal["built"] = "built"
     kind: BuildKind

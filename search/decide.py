@@ -302,7 +302,9 @@ def _search(view: View, now: datetime, *, parameters: int, in_flight: int) -> li
         able = [
             target
             for target in open_targets
-            if _in_flight(view, target) < in_flight and not is_chain_pending(view, target) and not is_probing(view, target)
+            if _in_flight(view, target) < in_flight
+            and not is_chain_pending(view, target)
+            and not is_probing(view, target)
         ]
         if able:
             return [*entering, Ask(min(able, key=lambda target: (_counted(view, target), target)))]

@@ -1,8 +1,9 @@
 """A predictor of latency ratios, fitted on what a job measured; its numbers are called predicted everywhere.
 
-Two parts. A formula: constant + layers + arithmetic + traffic + weights, no coefficient negative, with channels rounded up to the
-step the device shows (the one that fits best). And a correction: what nearby measured candidates missed the formula by,
-weighted by nearness (a Gaussian process on the residuals), so that a search that closes in on a region is told well there.
+Two parts. A formula: constant + layers + arithmetic + activations written and read + weights + repacking, no coefficient
+negative, with channels rounded up to the step the device shows (the one that fits best). And a correction: what nearby measured
+candidates missed the formula by, weighted by nearness (a Gaussian process on the residuals), so that a search that closes in on a
+region is told well there.
 
 Source: time goes with aligned in-width times aligned out-width plus a constant, our own measurement; Rasmussen and Williams,
 Gaussian Processes for Machine Learning, chapter 2 (regression) and 5.4.2 (leave-one-out in closed form).
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import product
 
 import numpy as np
 
@@ -20,13 +21,17 @@ from search.network import Floats, Ints, Network
 
 ALIGNMENTS = (1, 4, 8, 16, 32)
 PRIOR_ALIGNMENT = 16
-# constant, layers, multiply-accumulates, traffic, weights: of a few convolutional networks on x86, a start before any
-# measurement.
-PRIOR = np.array([0.02, 0.06, 0.6, 0.3, 0.02])
-SUBSETS = [list(some) for size in range(1, len(PRIOR) + 1) for some in combinations(range(len(PRIOR)), size)]
+UNUSUAL = (
+    1.5  # squared residuals of another alignment must be so many times smaller: a few points fit any of them by chance
+)
+# constant, layers, multiply-accumulates, activations written, read, weights, repacking: of a few networks on x86, a start before
+# any measurement.
+PRIOR = np.array([0.01, 0.05, 0.7, 0.1, 0.05, 0.05, 0.03])
+SPREAD = PRIOR + 0.05  # how far from it a coefficient may well lie
+SUBSETS = np.array(list(product((0.0, 1.0), repeat=len(PRIOR))))
 PRIOR_WEIGHT = 0.02  # of one measurement: gone after a handful
 MOST_POINTS = 120  # the newest are kept: the cost of a fit must not grow with a search of thousands
-LENGTHS = (0.15, 0.3, 0.6, 1.2)  # in units of log width, weighted by work
+LENGTHS = (0.15, 0.3, 0.6, 1.2)  # in units of log width, root mean square over columns
 NOISE = 0.008  # of one measurement, in log ratio
 LEAST_TO_CORRECT = 5
 
@@ -92,7 +97,7 @@ def fit(network: Network, measured: Sequence[tuple[Ints, float]], *, scale: floa
         features = np.hstack([np.ones((len(rows), 1)), shares])
         coefficients = _nonnegative(features, ratios)
         residuals = np.log(ratios) - np.log(np.maximum(features @ coefficients, 1e-6))
-        cost = float(np.sum(residuals**2))
+        cost = float(np.sum(residuals**2)) * (1.0 if alignment == PRIOR_ALIGNMENT else UNUSUAL)
         if best is None or cost < best[0]:
             best = (cost, alignment, coefficients, residuals)
     assert best is not None
@@ -116,27 +121,25 @@ def _nonnegative(features: Floats, ratios: Floats) -> Floats:
     """Least squares of relative errors, drawn towards the prior, with no coefficient below zero: every subset is tried."""
     weights = 1.0 / ratios
     strength = np.sqrt(PRIOR_WEIGHT)
-    x = np.vstack([features * weights[:, None], strength * np.diag(1.0 / PRIOR)])
-    y = np.concatenate([np.ones(len(ratios)), np.full(len(PRIOR), strength)])
-    gram, moment, constant = x.T @ x, x.T @ y, float(y @ y)  # the prior's rows keep it well conditioned
-    best, best_cost = PRIOR, np.inf
-    for columns in SUBSETS:
-        solution = np.linalg.solve(gram[np.ix_(columns, columns)], moment[columns])
-        if (solution < 0).any():
-            continue
-        cost = constant - float(solution @ moment[columns])
-        if cost < best_cost:
-            best, best_cost = np.zeros(len(PRIOR)), cost
-            best[columns] = solution
-    return best
+    x = np.vstack([features * weights[:, None], strength * np.diag(1.0 / SPREAD)])
+    y = np.concatenate([np.ones(len(ratios)), strength * PRIOR / SPREAD])
+    gram, moment = x.T @ x, x.T @ y  # the prior's rows keep it well conditioned
+    within = SUBSETS[:, :, None] * SUBSETS[:, None, :]
+    solutions = np.linalg.solve(within * gram + np.eye(len(PRIOR)) * (1 - within), (SUBSETS * moment)[..., None])[
+        ..., 0
+    ]
+    explained = np.where((solutions >= 0).all(axis=1), solutions @ moment, -np.inf)
+    return np.asarray(solutions[int(np.argmax(explained))])
 
 
 def _points(network: Network, rows: Ints) -> Floats:
-    """Return where candidates lie: log width of each group, and whether a block is gone, by the root of the work they touch."""
+    """Return where candidates lie: log width of each group, and whether a block is gone, the root of their number as the unit.
+
+    All count alike: weighted by the work they take part in, the same runs were missed by a fifth more at p90.
+    """
     groups = len(network.groups)
     far = np.hstack([np.log(rows[:, :groups] / network.dense[:groups]), rows[:, groups:] - 1.0])
-    work = network.work_of_columns()
-    return np.asarray(far * np.sqrt(work / (work.sum() or 1.0)))
+    return np.asarray(far / np.sqrt(max(1, far.shape[1])))
 
 
 def _kernel(left: Floats, right: Floats, length: float) -> Floats:

@@ -69,7 +69,9 @@ def second_half_errors(view: View, target: int, precision: str) -> list[float]:
     measured = [t for t in view.shaped(target) if t.candidate.precision == precision and t.values is not None]
     errors = []
     for index in range(max(1, len(measured) // 2), len(measured)):
-        model = _fit_latency(view, target, precision, network, measured[:index], probed(view, target, network, precision))
+        model = _fit_latency(
+            view, target, precision, network, measured[:index], probed(view, target, network, precision)
+        )
         values = measured[index].values
         assert values is not None
         predicted = model.predict(_row(network, measured[index]))

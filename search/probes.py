@@ -68,7 +68,9 @@ def count_probed(view: View, target: int) -> int:
 
 def _timings(view: View, target: int) -> tuple[CandidateTiming, ...]:
     measurement = view.measurements.get(_key(target))
-    return measurement.outcome.candidates if measurement is not None and isinstance(measurement.outcome, Measured) else ()
+    return (
+        measurement.outcome.candidates if measurement is not None and isinstance(measurement.outcome, Measured) else ()
+    )
 
 
 def _key(target: int) -> str:

@@ -18,6 +18,9 @@ def test_probes_lie_at_the_corners_and_none_is_the_dense_model():
     narrowest = {g.name: round(g.channels * NARROWEST) for g in FEW}
     corners = {(candidate.dropped, candidate.widths == narrowest) for candidate in found}
     assert {((), True), (("x", "y"), True)} <= corners
+    half = {g.name: g.channels // 2 for g in FEW}
+    assert {name: width + 4 for name, width in half.items()} in [c.widths for c in found]  # how channels are packed
+    assert half in [c.widths for c in found]
     assert any(c.dropped and c.widths == {g.name: g.channels for g in FEW} for c in found)
 
 

@@ -130,7 +130,6 @@ class FakeBuilder:
             versions={"torch": "test"},
         )
 
-
     def _probes(self) -> tuple[LatencyProbe, ...]:
         found = []
         for candidate in shapes(self.groups, ()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from domain.build import CandidateRequest
+from domain.candidate import GroupInfo
 from search.finals import search_front
 from search.gaps import GAP, LEAST_LOSS, LEAST_ROOM, NEAR, gaps, lossless_speedup
 from search.loop import SearchLoop
@@ -16,8 +17,10 @@ from tests.unit.search.fakes import FakeLauncher, World, make_spec
 from tests.unit.search.surfaces import MANY
 
 
-def run(*, max_drop: float, done: int = 30, parts: Parts | None = None, **spec: object) -> View:
-    world = World(groups=MANY)
+def run(
+    *, max_drop: float, done: int = 30, parts: Parts | None = None, groups: tuple[GroupInfo, ...] = MANY, **spec: object
+) -> View:
+    world = World(groups=groups)
     job, _ = world.create_job(make_spec(budget={"trials": 200}, objective={"max_drop": max_drop}, **spec))
     lease = world.lease_search("test", lease_s=15.0)
     assert lease is not None
@@ -92,7 +95,9 @@ def test_without_seeds_no_gap_is_filled():
 
 
 def test_the_samplers_own_candidates_are_faster_than_what_lost_nothing():
-    view = run(max_drop=0.1, done=40)
+    view = run(
+        max_drop=0.1, done=40, groups=tuple(one.model_copy(update={"sensitivity": {"0.75": 0.002}}) for one in MANY)
+    )
     floor = lossless_speedup(view, 0)
     lossless = [t.values for t in view.succeeded(0) if t.values.error <= 1.0 - view.dense_accuracy(0) + LEAST_LOSS]
     assert floor == max(1 / values.latency_ratio for values in lossless) > 1.1

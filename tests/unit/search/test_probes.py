@@ -50,7 +50,12 @@ def test_probes_are_no_trials_and_stand_nowhere():
     view = run(World(groups=MANY))
     assert view.job.state is JobState.SUCCEEDED
     files = {probe.file.artifact.digest for probe in view.dense_of(0).probes}
-    made = {built.artifact.digest for b in view.snapshot.builds if b.request.kind != "prepare" for built in b.outcome.artifacts}
+    made = {
+        built.artifact.digest
+        for b in view.snapshot.builds
+        if b.request.kind != "prepare"
+        for built in b.outcome.artifacts
+    }
     assert files and not files & made
     assert files <= {ref.digest for ref in view.dense_of(0).files}  # kept as long as the build is
     assert len(second_half_errors(view, 0, "fp32")) <= len(view.trials_of(0))
