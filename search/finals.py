@@ -40,6 +40,11 @@ def search_front(view: View, target: int) -> list[Trial]:
     return list(view.memory[key])
 
 
+def plain_front(view: View, target: int) -> list[Trial]:
+    """Return the non-dominated trials among those without zeros, fastest first: zeros may make the best of one they beat."""
+    return nondominated(view.shaped(target), latency=_latency, error=_error)
+
+
 def pick(view: View, target: int, *, keep: int) -> list[Trial]:
     """Return at most ``keep`` front trials, the most wanted first.
 

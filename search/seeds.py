@@ -15,7 +15,7 @@ from domain.candidate import Candidate
 from domain.measurement import Measured
 from domain.trial import Trial, TrialState
 from search import zeros
-from search.finals import search_front
+from search.finals import plain_front, search_front
 from search.models import Models
 from search.space import SearchSpace
 from search.told import allowed_drop
@@ -146,7 +146,7 @@ def with_zeros(space: SearchSpace, view: View, target: int, models: Models) -> S
     if "weight" not in view.spec.levels:
         return None
     dense = space.candidate(space.network.dense, space.in_precision(space.neutral, space.precisions[0]))
-    found = zeros.next_candidate(view, target, dense, search_front(view, target))
+    found = zeros.next_candidate(view, target, dense, plain_front(view, target))
     if found is None:
         return None
     name, candidate = found

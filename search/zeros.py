@@ -28,7 +28,7 @@ def next_candidate(view: View, target: int, dense: Candidate, front: Sequence[Tr
         view: The job.
         target: Index of the target.
         dense: The candidate that prunes nothing, in the target's first precision, with its recovery.
-        front: The measured front so far.
+        front: The measured front so far of what has no zeros.
     """
     trials = view.trials_of(target)
     for pattern in PATTERNS:

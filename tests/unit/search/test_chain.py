@@ -35,7 +35,7 @@ def start_of(view: View, number: int) -> CandidateRequest:
 
 
 def test_each_link_is_cut_from_the_one_before_and_is_faster():
-    _, view = run(objective={"max_drop": 0.2})
+    _, view = run()
     links = chain_of(view, 0)
     assert len(links) >= 4
     for before, link in pairwise(links):
