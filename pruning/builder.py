@@ -44,6 +44,7 @@ from pruning.dense import Dense, open_dense
 from pruning.exporters import Exporter, make_exporter
 from pruning.exporters.outputs import with_outputs
 from pruning.exporters.precision import CALIBRATION_SAMPLES, require_precision
+from pruning.gpu import make_exact
 from pruning.groups import Group
 from pruning.latency_probes import shapes
 from pruning.models import check_model
@@ -107,6 +108,7 @@ class TorchBuilder:
         """Carry out a request; everything but ``BuildAbandoned`` comes back as a value."""
         watch = Stopwatch(progress, hold)
         torch.set_num_threads(self._threads)
+        make_exact(self._compute.device)
         self._request = request.model_dump_json()
         try:
             if request.kind is BuildKind.PREPARE:
