@@ -357,14 +357,14 @@ class TorchBuilder:
         watch: Stopwatch,
         after_step: Callable[[], None],
     ) -> None:
-        compute = choose_compute(dense.compute.device, plan.precision)
+        compute = dense.compute.in_precision(plan.precision)
         with watch.measure("recover"):
             data = dense.training_set(distill=plan.distill, hold=watch.hold)
             recipe = Recipe(epochs=epochs, learning_rate=plan.learning_rate, seed=seed)
             checkpoint = self._checkpoints.of(self._request, "recover")
             before = checkpoint.peek("precision")
             if before is not None:  # what was chosen then is gone on with
-                compute = choose_compute(compute.device, before)
+                compute = compute.in_precision(before)
             elif plan.precision == "auto" and epochs > 0:
                 compute = faster_compute(
                     model, data.inputs[: batch_of(recipe, len(data.inputs))], compute, hold=watch.hold
