@@ -44,7 +44,7 @@ from pruning.dense import Dense, open_dense
 from pruning.exporters import Exporter, make_exporter
 from pruning.exporters.outputs import with_outputs
 from pruning.exporters.precision import CALIBRATION_SAMPLES, require_precision
-from pruning.gpu import make_exact
+from pruning.gpu import make_exact, unless_spent
 from pruning.groups import Group
 from pruning.latency_probes import shapes
 from pruning.models import check_model
@@ -105,11 +105,19 @@ class TorchBuilder:
         self._data: tuple[str, CheckedSplits] | None = None
 
     def build(self, request: BuildRequest, *, progress: BuildProgress, hold: Hold) -> BuildOutcome:
-        """Carry out a request; everything but ``BuildAbandoned`` comes back as a value."""
+        """Carry out a request; everything comes back as a value.
+
+        Raises:
+            BuildAbandoned: As ``progress`` does.
+            BuilderSpent: With the value, where the GPU is lost to this process.
+        """
         watch = Stopwatch(progress, hold)
         torch.set_num_threads(self._threads)
         make_exact(self._compute.device)
         self._request = request.model_dump_json()
+        return unless_spent(self._outcome(request, watch), self._compute.device)
+
+    def _outcome(self, request: BuildRequest, watch: Stopwatch) -> BuildOutcome:
         try:
             if request.kind is BuildKind.PREPARE:
                 return self._prepare(request, watch)
