@@ -190,6 +190,17 @@ class BuildResult(_Message):
 BuildOutcome = Annotated[BuildResult | Failed, Field(discriminator="status")]
 
 
+class BuilderSpent(Exception):
+    """Raised by a builder that cannot build any more in this process; the build in hand ended as ``outcome`` says.
+
+    A CUDA error stays with its process: every later build would fail by it, and be blamed for it.
+    """
+
+    def __init__(self, outcome: Failed) -> None:
+        super().__init__(outcome.reason)
+        self.outcome = outcome
+
+
 class Build(BaseModel):
     """A build as stored: request, lease, outcome."""
 

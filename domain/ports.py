@@ -187,7 +187,7 @@ class BuildAbandoned(Exception):
 
 
 class Builder(Protocol):
-    """Turns a request into artifacts. Bad input and bad candidates come back as ``Failed``, never as an exception."""
+    """Turns a request into artifacts. Bad input and bad candidates come back as ``Failed``; ``BuilderSpent`` ends the process."""
 
     def build(self, request: BuildRequest, *, progress: BuildProgress, hold: Hold) -> BuildOutcome: ...
 

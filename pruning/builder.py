@@ -29,7 +29,6 @@ from domain.build import (
     Inherited,
     LatencyProbe,
     PrepareRequest,
-    SplitSizes,
 )
 from domain.candidate import BlockInfo, Candidate, GroupInfo, ImportanceMix, RecoveryPlan
 from domain.errors import FieldProblem, Invalid, PruneloopError, Unavailable
@@ -45,12 +44,14 @@ from pruning.dense import Dense, open_dense
 from pruning.exporters import Exporter, make_exporter
 from pruning.exporters.outputs import with_outputs
 from pruning.exporters.precision import CALIBRATION_SAMPLES, require_precision
+from pruning.gpu import make_exact, unless_spent
 from pruning.groups import Group
 from pruning.latency_probes import shapes
 from pruning.models import check_model
 from pruning.network import describe_layers
 from pruning.precision import choose_compute, choose_device, faster_compute
 from pruning.recovery import Recipe, batch_of, dense_recipe, reestimate_batch_norm, train
+from pruning.reports import of_first, report, sizes_of
 from pruning.skipping import score_blocks
 from pruning.stopwatch import Stopwatch
 from pruning.surgery import read_widths
@@ -104,10 +105,19 @@ class TorchBuilder:
         self._data: tuple[str, CheckedSplits] | None = None
 
     def build(self, request: BuildRequest, *, progress: BuildProgress, hold: Hold) -> BuildOutcome:
-        """Carry out a request; everything but ``BuildAbandoned`` comes back as a value."""
+        """Carry out a request; everything comes back as a value.
+
+        Raises:
+            BuildAbandoned: As ``progress`` does.
+            BuilderSpent: With the value, where the GPU is lost to this process.
+        """
         watch = Stopwatch(progress, hold)
         torch.set_num_threads(self._threads)
+        make_exact(self._compute.device)
         self._request = request.model_dump_json()
+        return unless_spent(self._outcome(request, watch), self._compute.device)
+
+    def _outcome(self, request: BuildRequest, watch: Stopwatch) -> BuildOutcome:
         try:
             if request.kind is BuildKind.PREPARE:
                 return self._prepare(request, watch)
@@ -162,7 +172,7 @@ class TorchBuilder:
         self._remember(self._key(request, weights), dense)
         return BuildResult(
             kind=BuildKind.PREPARE,
-            accuracy=_report(dense, _of_first(artifacts, search)),
+            accuracy=report(dense, of_first(artifacts, search)),
             macs=count_macs(dense.model, dense.example),
             params=count_params(dense.model),
             widths=read_widths(dense.model, groups),
@@ -173,7 +183,7 @@ class TorchBuilder:
             unprunable=groups.unprunable,
             layers=describe_layers(dense.model, groups, dense.example),
             probes=probes,
-            splits=_sizes(splits),
+            splits=sizes_of(splits),
             stages_s=watch.stages_s,
             versions=_VERSIONS,
             notes=tuple(notes),
@@ -196,7 +206,7 @@ class TorchBuilder:
         with watch.measure("evaluate"):
             search = dense.evaluate(model, "val", watch.hold)
         artifacts = self._export(dense, model, request, (request.candidate.precision,), search, watch)
-        accuracy = _report(dense, _of_first(artifacts, search))
+        accuracy = report(dense, of_first(artifacts, search))
         return self._result(BuildKind.CANDIDATE, dense, model, accuracy, artifacts, watch)
 
     def _final(self, request: FinalRequest, watch: Stopwatch) -> BuildResult:
@@ -216,14 +226,14 @@ class TorchBuilder:
         with watch.measure("evaluate"):
             search = dense.evaluate(model, "val", watch.hold)
         exported = self._export(dense, model, request, precisions, search, watch)
-        search = _of_first(exported, search)
+        search = of_first(exported, search)
         with watch.measure("test"):
             labels = dense.labels("test", watch.hold)
             tests = [dense.score_file(self._run_file(file, dense.splits.test[0], watch), labels) for file in exported]
         artifacts = tuple(
             file.model_copy(update={"accuracy_test": test}) for file, test in zip(exported, tests, strict=True)
         )
-        accuracy = _report(dense, search, tests[0])
+        accuracy = report(dense, search, tests[0])
         return self._result(BuildKind.FINAL, dense, model, accuracy, artifacts, watch)
 
     # --- steps ------------------------------------------------------------------------------------------------------
@@ -355,14 +365,14 @@ class TorchBuilder:
         watch: Stopwatch,
         after_step: Callable[[], None],
     ) -> None:
-        compute = choose_compute(dense.compute.device, plan.precision)
+        compute = dense.compute.in_precision(plan.precision)
         with watch.measure("recover"):
             data = dense.training_set(distill=plan.distill, hold=watch.hold)
             recipe = Recipe(epochs=epochs, learning_rate=plan.learning_rate, seed=seed)
             checkpoint = self._checkpoints.of(self._request, "recover")
             before = checkpoint.peek("precision")
             if before is not None:  # what was chosen then is gone on with
-                compute = choose_compute(compute.device, before)
+                compute = compute.in_precision(before)
             elif plan.precision == "auto" and epochs > 0:
                 compute = faster_compute(
                     model, data.inputs[: batch_of(recipe, len(data.inputs))], compute, hold=watch.hold
@@ -468,7 +478,7 @@ class TorchBuilder:
             widths=read_widths(model, dense.groups()),
             weights=self._store_weights(model),
             artifacts=artifacts,
-            splits=_sizes(dense.splits),
+            splits=sizes_of(dense.splits),
             stages_s=watch.stages_s,
             versions=_VERSIONS,
             notes=(f"metric: {dense.metric.name}",),
@@ -481,23 +491,6 @@ def _is_same_network(one: Candidate, other: Candidate) -> bool:
 
 def _narrowed(group: Group, sparsity: float) -> int:
     return max(1, round(group.channels * (1 - sparsity)))
-
-
-def _sizes(splits: CheckedSplits) -> SplitSizes:
-    return SplitSizes(train=len(splits.train[0]), val=len(splits.val[0]), test=len(splits.test[0]), how=splits.how)
-
-
-def _report(dense: Dense, search: float, test: float | None = None) -> AccuracyReport:
-    on_test = {} if test is None else {"test_samples": len(dense.splits.test[0]), "spread_test": dense.spread("test")}
-    return AccuracyReport(
-        metric=dense.metric.name, search=search, test=test, spread_search=dense.spread("val"), **on_test
-    )
-
-
-def _of_first(artifacts: tuple[BuiltArtifact, ...], module: float) -> float:
-    """Return the accuracy on val of the first file, the one a build's own accuracy is told of."""
-    own = artifacts[0].accuracy_search
-    return module if own is None else own
 
 
 def _failed(watch: Stopwatch, reason: str, code: str, blame: Blame, *, retryable: bool = False) -> Failed:

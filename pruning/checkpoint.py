@@ -1,8 +1,8 @@
 """Where a training stood: written beside it now and then, so that the next one to try goes on from there.
 
 Tensors as safetensors, whole or not at all; what cannot be read is no checkpoint. Everything that decides the next step is in it
-(weights, buffers, the optimizer's state, the loss scale, torch's random numbers), so a training that was interrupted ends with the
-very weights of one that was not, on the same kind of machine.
+(weights, buffers, the optimizer's state, the loss scale, the random numbers of CPU and GPU), so a training that was interrupted
+ends with the very weights of one that was not, on the same kind of machine.
 """
 
 from __future__ import annotations
@@ -95,8 +95,11 @@ class Checkpoint:
                 state.setdefault(int(index), {})[key] = tensor if key == "step" else tensor.to(device)
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         if scaler.is_enabled() and "scale" in tensors:
-            scaler.load_state_dict({**scaler.state_dict(), "scale": float(tensors["scale"])})
+            grown = {"_growth_tracker": int(tensors["scale_steps"])} if "scale_steps" in tensors else {}
+            scaler.load_state_dict({**scaler.state_dict(), "scale": float(tensors["scale"]), **grown})
         torch.set_rng_state(tensors["random"])
+        if device.type == "cuda" and "random_cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random_cuda"], device)
         return step
 
     def save_if_due(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Scaler) -> None:
@@ -113,8 +116,15 @@ class Checkpoint:
                 if value is not None:
                     tensors[f"optimizer/{index}/{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
         tensors["random"] = torch.get_rng_state()
+        device = next(model.parameters()).device
+        if device.type == "cuda":  # dropout draws there
+            tensors["random_cuda"] = torch.cuda.get_rng_state(device)
         if scaler.is_enabled():
-            tensors["scale"] = torch.tensor(scaler.get_scale())
+            told = scaler.state_dict()
+            tensors["scale"], tensors["scale_steps"] = (
+                torch.tensor(told["scale"]),
+                torch.tensor(told["_growth_tracker"]),
+            )
         with suppress(OSError, SafetensorError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=".writing-")

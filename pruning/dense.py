@@ -196,6 +196,7 @@ def open_dense(
     torch.manual_seed(seed)
     model = build_model(spec, artifacts=artifacts)
     require_eager(model)
+    compute = compute.suited_to(model)
     sample = splits.train[0].shape[1:]
     if isinstance(model, Packed):
         model.bind(sample)

@@ -129,6 +129,7 @@ def reestimate_batch_norm(
             if len(chunk) > 1:  # a batch norm has no variance to offer for a single sample
                 with hold(), torch.no_grad(), compute.autocast():
                     model(compute.place(chunk))
+                    compute.finish()
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
@@ -174,7 +175,7 @@ def train(
     optimizer, peak = _optimizer(model, recipe)
     scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.needs_scaler)
     generator = torch.Generator().manual_seed(recipe.seed)
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with torch.random.fork_rng(devices=compute.drawing_devices), torch.enable_grad():
         torch.manual_seed(recipe.seed)  # dropout and the like
         checkpoint = checkpoint or NONE.of()
         done = checkpoint.load(model, optimizer, scaler)
@@ -199,6 +200,7 @@ def train(
                 scaler.step(optimizer)
                 scaler.update()
                 after_step()
+                compute.finish()  # a measurement that begins now must not share the GPU with the rest of this batch
             checkpoint.save_if_due(step + 1, model, optimizer, scaler)
             try:
                 progress((step + 1) / steps)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from domain.build import Build, BuildOutcome
+from domain.build import Build, BuilderSpent, BuildOutcome
 from domain.errors import PruneloopError, StaleAttempt, Unavailable
 from domain.logs import current_ids, log_context
 from domain.messages import HeartbeatAction
@@ -36,11 +36,12 @@ class BuildWork:
     heartbeat_s: float = HEARTBEAT_S
     lease_s: float = LEASE_S
     tell_every_s: float = 1.0
+    is_spent: bool = False  # this process is to be replaced before it builds again
 
     def run(self) -> int:
         """Build until nothing waits; return how many builds were worked on."""
         done = 0
-        while not self.is_draining():
+        while not self.is_draining() and not self.is_spent:
             try:
                 build = self.store.claim_build(self.owner, lease_s=self.lease_s)
                 if build is None:
@@ -63,7 +64,10 @@ class BuildWork:
         pulse = _Pulse(self, build)
         pulse.start()
         try:
-            outcome = self.builder.build(build.request, progress=pulse.progress, hold=self.hold)
+            try:
+                outcome = self.builder.build(build.request, progress=pulse.progress, hold=self.hold)
+            except BuilderSpent as spent:
+                outcome, self.is_spent = spent.outcome, True
             self._tell(build, outcome)
             if isinstance(outcome, Failed):
                 log.warning("failed in %s: %s", outcome.stage, outcome.reason)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ROLES = ("search", "build", "reaper")
+SPENT = 75  # EX_TEMPFAIL: another process may do better
 _work: dict[str, SearchWork | BuildWork] = {}  # what the one task of this child works with, made once
 
 
@@ -103,7 +104,13 @@ def search_wake() -> None:
 
 
 def build_wake() -> None:
-    _child_work("build").run()
+    from workers.build import BuildWork
+
+    work = _child_work("build")
+    work.run()
+    if isinstance(work, BuildWork) and work.is_spent:
+        log.warning("this process cannot build any more; another takes its place")
+        os._exit(SPENT)  # the pool starts another child, which wakes its own queue
 
 
 def _child_work(role: str) -> SearchWork | BuildWork:

@@ -65,6 +65,7 @@ class TorchRuntime:
     def __init__(self, name: str = "torch") -> None:
         self._name = name
         self._mode = MODES[name]
+        self._is_tried = False
 
     @property
     def name(self) -> str:
@@ -109,12 +110,27 @@ class TorchRuntime:
         _library("onnx")
         if self._mode.torch_device == "cuda" and not torch.cuda.is_available():
             raise self._missing(f"torch {torch.__version__} sees no GPU; {GPU_INSTALL}")
+        if self._mode.torch_device == "cuda" and not self._is_tried:
+            self._try_gpu(torch)
         if self._mode.is_compiled:
             if self._mode.torch_device == "cpu" and _compiler() is None:
                 raise self._missing("torch.compile finds no C++ compiler; install g++, or name one in CXX")
             if self._mode.torch_device == "cuda":
                 _library("triton")
         return torch
+
+    def _try_gpu(self, torch: Any) -> None:
+        """Compute something small: a build of torch without kernels for this GPU, or with another cuDNN, sees it all the same."""
+        try:
+            place = torch.device(self._mode.torch_device)
+            kernel = torch.ones(1, 1, 3, 3, device=place)
+            torch.nn.functional.conv2d(kernel, kernel).cpu()
+        except RuntimeError as error:  # also cuDNN's and CUDA's
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise self._missing(
+                f"torch {torch.__version__} sees a GPU that it cannot use ({first}); {GPU_INSTALL}"
+            ) from error
+        self._is_tried = True
 
     def _missing(self, reason: str) -> RuntimeMissing:
         return RuntimeMissing(reason, metadata={"runtime": self.name})
@@ -144,6 +160,14 @@ class TorchSession:
             "fp32_precision": str(torch.backends.fp32_precision),
             "denormals_as_zero": False,
         }
+        if self._mode.torch_device == "cuda":
+            self.conditions = {
+                **self.conditions,
+                "gpu": str(torch.cuda.get_device_name(0)),
+                "cuda_version": str(torch.version.cuda),
+                "cudnn_version": torch.backends.cudnn.version(),
+                "fp32_precision": str(torch.backends.cudnn.conv.fp32_precision),
+            }
 
     def bind(self, feeds: Mapping[str, Array]) -> None:
         fed = []
@@ -177,7 +201,10 @@ class TorchSession:
         torch = self._torch
         torch.set_num_threads(self._threads)
         torch.set_flush_denormal(False)
-        # An fp32 file is computed in fp32, not in TF32 or bfloat16.
+        # An fp32 file is computed in fp32, not in TF32 or bfloat16. The flags first: torch before 2.13 goes by them alone, and
+        # torch.export, which reads them, raises where they say another thing than the setting below.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.fp32_precision = "ieee"
         if self._mode.torch_device == "cuda":
             torch.backends.cudnn.benchmark = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,17 @@ import pytest
 import torch
 
 from benchmarks.tiny_onnx import write_conv_net
+from domain.job import ModelSpec
+from pruning.exporters import make_exporter
+from pruning.exporters.outputs import joined
 from pruning.exporters.precision import in_precision
+from pruning.models import build_model
+from pruning.models.bert import bert_encoder
+from pruning.signature import file_outputs
 from tests.contract.test_runtimes import conv_net
 from workers import torch_runtime as module
 from workers.agent.checks import read_check, verify
-from workers.agent.runtimes.base import Runtime, RuntimeMissing, TensorSpec, UnreadableArtifact
+from workers.agent.runtimes.base import Runtime, RuntimeMissing, TensorSpec, UnreadableArtifact, random_feeds
 from workers.agent.runtimes.contract import KnownFile, RuntimeContract
 from workers.agent.runtimes.registry import get_runtime
 from workers.torch_runtime import MODES, TorchRuntime
@@ -170,15 +177,75 @@ def test_on_cuda_tensors_lie_on_the_device_and_a_run_waits_for_it(
     library = Library()
     monkeypatch.setattr(module, "_library", lambda name: library)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
-    assert TorchRuntime("torch-cuda").probe().detail == "Pretended GPU 0"
+    runtime = TorchRuntime("torch-cuda")
+    assert runtime.probe().detail == "Pretended GPU 0"
+    library.log.clear()
     file = conv_net(tmp_path)
-    session = TorchRuntime("torch-cuda").load(file.path, threads=1, precision="fp32", batch=1)
+    session = runtime.load(file.path, threads=1, precision="fp32", batch=1)
     session.bind(file.feeds)
     library.log.append("timed")
     session.run()
     assert library.log == ["tensors on cuda", "wait", "timed", "wait"]
-    assert session.conditions["provider"] == "cuda"
+    assert session.conditions["provider"] == "cuda" and session.conditions["gpu"] == "Pretended GPU 0"
+    assert session.conditions["fp32_precision"] == "ieee"
     np.testing.assert_allclose(session.outputs()["y"], file.outputs["y"], atol=1e-5)
+
+
+def test_what_a_session_sets_leaves_torch_able_to_export_and_compile(tmp_path: Path) -> None:
+    file = conv_net(tmp_path)
+    for _ in range(2):
+        TorchRuntime().load(file.path, threads=1, precision="fp32", batch=1)
+        torch.export.export(torch.nn.Linear(2, 2), (torch.randn(1, 2),))
+
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device here")
+
+
+@needs_cuda
+@pytest.mark.parametrize("format", ["onnx", "torch"])
+@pytest.mark.parametrize("name", ["resnet8", "mobilenet", "vit", "bert"])
+def test_on_a_real_gpu_every_file_gives_what_its_module_gives_on_a_cpu(tmp_path: Path, name: str, format: str) -> None:
+    torch.manual_seed(0)
+    if name == "bert":
+        model = bert_encoder(vocabulary=50, dim=16, depth=1, heads=2, hidden=32, longest=12).eval()
+        model.bind((8,))
+        samples = torch.randint(1, 50, (3, 8)).float()
+        feeds = {
+            port.name: part.numpy() for port, part in zip(model.signature.inputs, model.unpack(samples), strict=True)
+        }
+    else:
+        model, samples = build_model(ModelSpec(name=name)).eval(), torch.randn(3, 1, 28, 28)
+        feeds = {"input": samples.numpy()}
+    exporter = make_exporter(format)
+    path = tmp_path / f"model.{format}"
+    path.write_bytes(exporter.export(model, samples))
+    with torch.no_grad():
+        wanted = joined(file_outputs(model, samples)).numpy()
+    session = TorchRuntime("torch-cuda").load(path, threads=1, precision="fp32", batch=3)
+    session.bind(feeds)
+    session.run()
+    (given,) = session.outputs().values()
+    np.testing.assert_allclose(given.reshape(wanted.shape), wanted, rtol=0, atol=1e-5 * float(np.abs(wanted).max()))
+
+
+@needs_cuda
+def test_a_run_on_a_real_gpu_takes_as_long_as_the_gpu_does(tmp_path: Path) -> None:
+    net = write_conv_net(tmp_path / "net.onnx", channels=256, depth=6, size=32)
+    session = TorchRuntime("torch-cuda").load(net.path, threads=1, precision="fp32", batch=256)
+    session.bind(random_feeds(session.inputs, batch=256))
+    for _ in range(3):
+        session.run()
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin_s = time.perf_counter()
+    begin.record()
+    session.run()
+    waited_ms = 1000 * (time.perf_counter() - begin_s)
+    assert torch.cuda.current_stream().query(), "the GPU still worked when the run was said to be over"
+    end.record()
+    torch.cuda.synchronize()
+    busy_ms = begin.elapsed_time(end)
+    assert busy_ms > 1.0
+    assert waited_ms == pytest.approx(busy_ms, rel=0.1)
 
 
 def test_without_a_gpu_the_build_is_named_and_what_is_needed() -> None:

@@ -230,6 +230,8 @@ def _load_all(files: list[_File], runtime: Runtime, job: ChildJob, place: _Place
             raise UnreadableArtifact(
                 f"{runtime.name} loads {', '.join(runtime.formats)}, not {kind}; export the model in such a format."
             )
+    # Its libraries and a GPU's context are no file's: the first would be said to take a gigabyte, and seconds.
+    runtime.probe()
     rng = np.random.default_rng(request.plan.seed)
     instances = request.plan.instances
     for done in range(request.plan.instances):

@@ -14,6 +14,7 @@ from typing import Protocol
 MEASURE_S = 0.3
 READ_EVERY_S = 0.01  # RAPL counts in steps of a millisecond; a power sensor is integrated
 FEWEST_RUNS = 3
+FEWEST_STEPS = 5  # of a counter that moves in long ones
 
 
 class EnergyCounter(Protocol):
@@ -22,6 +23,11 @@ class EnergyCounter(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def step_s(self) -> float:
+        """How long it stands still between two values; 0 where it is always of now and wants to be read all the time."""
+        ...
+
     def read_mj(self) -> float: ...
 
 
@@ -29,6 +35,7 @@ class RaplCounter:
     """Packages of an x86 CPU, through powercap; a counter that wrapped round is continued."""
 
     name = "rapl"
+    step_s = 0.0
 
     def __init__(self, zones: list[Path]) -> None:
         self._zones = zones
@@ -62,6 +69,7 @@ class HwmonCounter:
     """A board's energy counters, or else its power sensors, integrated between readings."""
 
     name = "hwmon"
+    step_s = 0.0
 
     def __init__(self, energies: list[Path], powers: list[Path], clock_s: Callable[[], float]) -> None:
         self._energies = energies
@@ -103,6 +111,8 @@ def energy_mj_per_run(
     clock_s: Callable[[], float] = time.perf_counter,
 ) -> float | None:
     """Run again and again between two readings; None if the counter did not move, which says that it is dead."""
+    if counter.step_s > 0:
+        return _between_steps(run, counter, max(measure_s, FEWEST_STEPS * counter.step_s), clock_s)
     runs, begin_mj, begin_s = 0, counter.read_mj(), clock_s()
     read_s = begin_s
     while (now_s := clock_s()) - begin_s < measure_s or runs < FEWEST_RUNS:
@@ -113,6 +123,37 @@ def energy_mj_per_run(
             read_s = now_s
     spent_mj = counter.read_mj() - begin_mj
     return spent_mj / runs if spent_mj > 0 else None
+
+
+def _between_steps(
+    run: Callable[[], object], counter: EnergyCounter, measure_s: float, clock_s: Callable[[], float]
+) -> float | None:
+    """Run from one step of the counter to a later one.
+
+    A value is as old as the last step: read in between, an H100's (every 100 ms) is off by up to a third of what 300 ms take. And a
+    reading of it takes 3.6 ms in which the GPU waits, so that it is read near the two steps only.
+    """
+
+    def until_it_moves() -> tuple[float, int] | None:
+        before_mj, runs, give_up_s = counter.read_mj(), 0, clock_s() + FEWEST_STEPS * counter.step_s
+        while clock_s() < give_up_s:
+            read_s = clock_s()
+            while clock_s() - read_s < READ_EVERY_S:
+                run()
+                runs += 1
+            if (now_mj := counter.read_mj()) != before_mj:
+                return now_mj, runs
+        return None
+
+    first, runs, begin_s = until_it_moves(), 0, clock_s()
+    while clock_s() - begin_s < measure_s or runs < FEWEST_RUNS:
+        run()
+        runs += 1
+    last = until_it_moves() if first is not None else None
+    if first is None or last is None:
+        return None
+    spent_mj = last[0] - first[0]
+    return spent_mj / (runs + last[1]) if spent_mj > 0 else None
 
 
 def _power_of(chip: Path) -> Path | None:

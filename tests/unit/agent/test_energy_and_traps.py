@@ -150,6 +150,42 @@ def test_without_a_gpu_there_is_no_nvml(monkeypatch: pytest.MonkeyPatch, library
     assert Nvml.found() is None
 
 
+class SlowCounter:
+    """As an H100's was found: it moves every 100 ms, and a reading takes 3.6 ms, in which the GPU draws a third."""
+
+    name, step_s = "slow", 0.1
+
+    def __init__(self, clock: Time, ahead_s: float) -> None:
+        self.clock, self.ahead_s = clock, ahead_s
+        self.spent_mj, self.seen_mj = 0.0, 0.0
+        self._stepped = 0
+
+    def work(self, seconds: float, watt: float) -> None:
+        self.clock.now_s += seconds
+        self.spent_mj += 1000 * watt * seconds
+        if (steps := int((self.clock.now_s + self.ahead_s) / self.step_s)) > self._stepped:
+            self._stepped, self.seen_mj = steps, self.spent_mj
+
+    def read_mj(self) -> float:
+        self.work(0.0036, 100)
+        return self.seen_mj
+
+
+@pytest.mark.parametrize("ahead_s", [0.0, 0.02, 0.055, 0.09])
+@pytest.mark.parametrize("run_s", [0.0002, 0.005, 0.04])
+def test_a_counter_that_moves_in_long_steps_is_read_from_step_to_step(run_s: float, ahead_s: float) -> None:
+    clock = Time()
+    counter = SlowCounter(clock, ahead_s)
+    found = energy_mj_per_run(lambda: counter.work(run_s, 300), counter, clock_s=clock)
+    assert found == pytest.approx(300 * 1000 * run_s, rel=0.07)
+
+
+def test_a_slow_counter_that_stands_still_gives_no_figure() -> None:
+    clock = Time()
+    counter = SlowCounter(clock, -1e9)
+    assert energy_mj_per_run(lambda: counter.work(0.001, 300), counter, clock_s=clock) is None
+
+
 # --- throttling -----------------------------------------------------------------------------------------------------
 class Slept:
     """A device that throttles until it has slept for so long."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import cast
 
-from domain.build import Build, BuildOutcome, BuildRequest, PrepareRequest
+from domain.build import Build, BuilderSpent, BuildOutcome, BuildRequest, PrepareRequest
 from domain.errors import StaleAttempt, Unavailable
 from domain.job import DataSpec, ModelSpec
 from domain.messages import HeartbeatAction
@@ -154,3 +154,16 @@ def test_what_was_built_is_kept_until_the_tables_are_back_and_the_lease_with_it(
     assert store.said.count("away") == 2
     assert store.said[-1] == "finished"
     assert "heartbeat" in store.said[store.said.index("away") :]
+
+
+def test_a_builder_that_is_spent_has_its_build_told_and_takes_no_other() -> None:
+    class Builder(FakeBuilder):
+        def build(self, request: BuildRequest, *, progress: BuildProgress, hold: Hold) -> BuildOutcome:
+            raise BuilderSpent(OUTCOME)
+
+    store = FakeStore(waiting=3)
+    one = work(store, Builder())
+    assert one.run() == 1 and one.is_spent
+    assert store.waiting == 2 and store.said[-1] == "finished"
+    assert cast(FakeLauncher, one.launcher).wakes == 1
+    assert one.run() == 0, "not by this process"
