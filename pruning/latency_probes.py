@@ -23,7 +23,8 @@ def shapes(groups: Sequence[GroupInfo], blocks: Sequence[BlockInfo]) -> list[Can
     if not groups and not blocks:
         return []
     every = tuple(block.name for block in blocks)
-    wanted = [(share, 0, ()) for share in WITH_BLOCKS] + [(WITH_BLOCKS[0], 1, ())]
+    wanted: list[tuple[float, int, tuple[str, ...]]] = [(share, 0, ()) for share in WITH_BLOCKS]
+    wanted.append((WITH_BLOCKS[0], 1, ()))
     wanted += [(share, 0, every) for share in (WITHOUT_BLOCKS if blocks else BETWEEN)]
     found = [
         Candidate(sparsity={}, widths={group.name: _kept(group, share, more) for group in groups}, dropped=dropped)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from safetensors.torch import load
@@ -23,7 +24,7 @@ from domain.build import (
     Inherited,
     PrepareRequest,
 )
-from domain.candidate import Candidate, ImportanceMix, RecoveryPlan
+from domain.candidate import Candidate, ImportanceMix, RecoveryPlan, is_inside
 from domain.job import DataSpec, ModelSpec
 from domain.outcome import Blame, Failed
 from domain.ports import BuildAbandoned
@@ -196,8 +197,21 @@ def test_a_final_without_candidate_is_the_dense_model_on_test(
     store: FolderStore, builder: TorchBuilder, prepared: BuildResult
 ) -> None:
     final = _built(_build(builder, FinalRequest(model=MODEL, data=DATA, batch=2, weights=prepared.weights)))
-    assert final.weights == prepared.weights and final.files == prepared.files
+    assert final.weights == prepared.weights
+    assert [one.artifact for one in final.artifacts] == [one.artifact for one in prepared.artifacts]
     assert final.accuracy.test == pytest.approx(_test_accuracy(store, final))
+
+
+def test_the_latency_probes_are_files_of_the_widths_they_say(store: FolderStore, prepared: BuildResult) -> None:
+    dense = prepared.artifacts[0].artifact
+    assert len(prepared.probes) >= 5
+    assert {probe.file.artifact for probe in prepared.probes} <= set(prepared.files)
+    for probe in prepared.probes:
+        graph = onnx.load_from_string(store.read(probe.file.artifact.digest)).graph
+        channels = {tensor.dims[0] for tensor in graph.initializer if len(tensor.dims) == 4}
+        gone = {name for name in probe.widths if is_inside(name, probe.dropped)}
+        assert channels == {width for name, width in probe.widths.items() if name not in gone}
+        assert probe.file.artifact.size_bytes < dense.size_bytes
 
 
 def test_building_leaves_the_dense_model_alone(builder: TorchBuilder, prepared: BuildResult) -> None:
