@@ -14,7 +14,7 @@ from domain.candidate import BlockInfo, Candidate, GroupInfo
 
 NARROWEST = 1 / 8
 WITH_BLOCKS = (1 / 2, NARROWEST)
-WITHOUT_BLOCKS = (1.0, 1 / 4, NARROWEST)
+WITHOUT_BLOCKS = (1 / 2, 1 / 4, NARROWEST)
 BETWEEN = (1 / 4, 3 / 4)  # where there is no block to drop
 
 

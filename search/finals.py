@@ -50,7 +50,8 @@ def pick(view: View, target: int, *, keep: int) -> list[Trial]:
 
     First the user's objective: the fastest within ``max_drop`` on the search split; the fastest slightly beyond it, for
     long recovery often brings that much back; and the next more careful one, in case the test split is less kind. Then
-    whatever lies farthest from all chosen, in log latency, so that the rest spreads along the front.
+    whatever lies farthest from all chosen, in log latency, so that the rest spreads along the front; what lost more than a
+    front has use for comes last.
     """
     front = search_front(view, target)
     dense_error = 1.0 - view.dense_accuracy(target)
@@ -69,7 +70,7 @@ def pick(view: View, target: int, *, keep: int) -> list[Trial]:
     if not chosen and front:
         take(min(front, key=_error))
     while len(chosen) < min(keep, len(front)):
-        rest = [trial for trial in front if trial not in chosen]
+        rest = [trial for trial in near if trial not in chosen] or [trial for trial in front if trial not in chosen]
         take(max(rest, key=lambda trial: min(abs(_log_latency(trial) - _log_latency(other)) for other in chosen)))
     return chosen
 

@@ -21,9 +21,10 @@ from search.network import Floats, Ints, Network
 
 ALIGNMENTS = (1, 4, 8, 16, 32)
 PRIOR_ALIGNMENT = 16
-UNUSUAL = (
-    1.5  # squared residuals of another alignment must be so many times smaller: a few points fit any of them by chance
-)
+# Squared misses by another alignment must be so many times smaller: a few points fit any of them by chance.
+UNUSUAL = 1.5
+# What a miss counts of the probes and of the dense model, a trial's being one: they lie far from where a search goes.
+CORNER = 0.5
 # constant, layers, multiply-accumulates, activations written, read, weights, repacking: of a few networks on x86, a start before
 # any measurement.
 PRIOR = np.array([0.01, 0.05, 0.7, 0.1, 0.05, 0.05, 0.03])
@@ -81,48 +82,58 @@ class LatencyModel:
         return float(self.predict_rows(row[None])[0])
 
 
-def fit(network: Network, measured: Sequence[tuple[Ints, float]], *, scale: float = 1.0) -> LatencyModel:
+def fit(
+    network: Network,
+    measured: Sequence[tuple[Ints, float]],
+    *,
+    probes: Sequence[tuple[Ints, float]] = (),
+    scale: float = 1.0,
+) -> LatencyModel:
     """Fit measured (row, latency ratio) pairs.
 
     Args:
         network: The network's layers.
-        measured: Newest last; the dense model need not be among them.
+        measured: Of trials, newest last; the dense model need not be among them.
+        probes: Of the latency probes.
         scale: Latency ratio of the dense model in this precision: where every curve begins.
     """
-    rows = np.array([row for row, _ in measured[-MOST_POINTS:]] + [network.dense])
-    ratios = np.array([ratio for _, ratio in measured[-MOST_POINTS:]] + [scale]) / scale
+    measured = measured[-MOST_POINTS:]
+    pairs = [*probes, *measured, (network.dense, scale)]
+    rows = np.array([row for row, _ in pairs])
+    ratios = np.array([ratio for _, ratio in pairs]) / scale
+    weights = np.full(len(pairs), CORNER)
+    weights[len(probes) : -1] = 1.0
     best: tuple[float, int, Floats, Floats] | None = None
     alignments = ALIGNMENTS if len(ratios) > LEAST_TO_CORRECT else (PRIOR_ALIGNMENT,)
     for alignment, shares in zip(alignments, network.shares(rows, aligns=alignments), strict=True):
         features = np.hstack([np.ones((len(rows), 1)), shares])
-        coefficients = _nonnegative(features, ratios)
+        coefficients = _nonnegative(features, ratios, weights)
         residuals = np.log(ratios) - np.log(np.maximum(features @ coefficients, 1e-6))
-        cost = float(np.sum(residuals**2)) * (1.0 if alignment == PRIOR_ALIGNMENT else UNUSUAL)
+        cost = float(np.sum((weights * residuals) ** 2)) * (1.0 if alignment == PRIOR_ALIGNMENT else UNUSUAL)
         if best is None or cost < best[0]:
             best = (cost, alignment, coefficients, residuals)
     assert best is not None
     _, alignment, coefficients, residuals = best
     correction, left_out = _correct(_points(network, rows), residuals)
-    errors = np.abs(np.expm1(left_out[: len(measured)]))
+    errors = np.abs(np.expm1(left_out[len(probes) : -1]))
     known = len(errors) > 0
     return LatencyModel(
         network=network,
         coefficients=coefficients,
         alignment=alignment,
         scale=scale,
-        points=len(measured),
+        points=len(pairs) - 1,
         error_median=float(np.median(errors)) if known else float("nan"),
         error_p90=float(np.quantile(errors, 0.9)) if known else float("nan"),
         correction=correction,
     )
 
 
-def _nonnegative(features: Floats, ratios: Floats) -> Floats:
+def _nonnegative(features: Floats, ratios: Floats, weights: Floats) -> Floats:
     """Least squares of relative errors, drawn towards the prior, with no coefficient below zero: every subset is tried."""
-    weights = 1.0 / ratios
     strength = np.sqrt(PRIOR_WEIGHT)
-    x = np.vstack([features * weights[:, None], strength * np.diag(1.0 / SPREAD)])
-    y = np.concatenate([np.ones(len(ratios)), strength * PRIOR / SPREAD])
+    x = np.vstack([features * (weights / ratios)[:, None], strength * np.diag(1.0 / SPREAD)])
+    y = np.concatenate([weights, strength * PRIOR / SPREAD])
     gram, moment = x.T @ x, x.T @ y  # the prior's rows keep it well conditioned
     within = SUBSETS[:, :, None] * SUBSETS[:, None, :]
     solutions = np.linalg.solve(within * gram + np.eye(len(PRIOR)) * (1 - within), (SUBSETS * moment)[..., None])[

@@ -136,8 +136,7 @@ def _fit_latency(
         if trial.values is not None and trial.candidate.precision == precision
     ]
     scale = baseline_scale(view, target, precision)
-    room = latency_model.MOST_POINTS - len(probes)
-    return latency_model.fit(network, [*probes, *pairs[-room:]], scale=scale.ratio if scale is not None else 1.0)
+    return latency_model.fit(network, pairs, probes=probes, scale=scale.ratio if scale is not None else 1.0)
 
 
 def _losses(view: View, target: int, network: Network) -> list[tuple[Ints, float]]:

@@ -18,8 +18,9 @@ from search.finals import pick, search_front
 from search.loop import SearchLoop
 from search.network import Ints, Network
 from search.rejecting import why_rejected
-from search.reserve import affordable, final_build_s, in_flight_s, reserve_s, search_ends_s
+from search.reserve import affordable, final_build_s, final_s, in_flight_s, reserve_s, search_ends_s
 from search.stopping import growth, has_plateaued, is_searched_out, plateau_length
+from search.told import allowed_error
 from search.view import View
 from tests.unit.search.fakes import START, FakeLauncher, World, make_device, make_spec
 from tests.unit.search.surfaces import FEW, MANY
@@ -126,6 +127,15 @@ def test_finals_are_distinct_on_the_front_and_spread_to_its_fast_end():
     assert len({t.number for t in chosen}) == len(chosen) == min(5, len(front))
     assert all(t in front for t in chosen)
     assert front[0] in chosen
+
+
+def test_what_lost_more_than_a_front_has_use_for_goes_to_the_finals_last():
+    _, view = searched(objective={"max_drop": 0.02})
+    limit = allowed_error(view, 0)
+    lost_too_much = [trial.values.error > limit for trial in pick(view, 0, keep=100)]
+    assert True in lost_too_much and False in lost_too_much
+    assert lost_too_much == sorted(lost_too_much)
+    assert reserve_s(view) < sum(final_s(view, trial) for trial in pick(view, 0, keep=100))
 
 
 def test_where_nothing_is_within_the_drop_the_most_accurate_goes_to_the_finals():
