@@ -24,6 +24,10 @@ class LayerInfo(BaseModel):
         default_factory=dict, description="Group -> input channels of this layer that one channel of it stands for."
     )
 
+    is_packed: bool = Field(
+        default=True, description="A convolution, whose channels runtimes pack; matrix products take any width."
+    )
+
     def kept(self, lost: Mapping[str, int]) -> tuple[int, int]:
         """Return the output and input channels left when groups have lost so many channels."""
         out = self.out_channels - sum(each * lost.get(group, 0) for group, each in self.out_groups.items())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from domain.network import LayerInfo
@@ -37,9 +39,33 @@ def describe_layers(model: nn.Module, groups: Groups, example: Tensor) -> tuple[
                 in_channels=in_channels,
                 out_groups=outputs.get(name, {}),
                 in_groups=inputs.get(name, {}),
+                is_packed=not isinstance(model.get_submodule(name), nn.Linear),
             )
         )
-    return tuple(layers)
+    costs = {layer.name: layer for layer in layers}
+    scores = (_scores(group, costs) for group in groups.groups if group.info.granularity is not None)
+    return (*layers, *(layer for layer in scores if layer is not None))
+
+
+def _scores(group: Group, layers: Mapping[str, LayerInfo]) -> LayerInfo | None:
+    """Return what the heads of an attention do between its layers, as a layer that every token's heads feed with every token.
+
+    No module is called for it, and in a narrow network it is what takes the time.
+    """
+    reader = next((member for member in group.members if member.role is Role.CONSUMES and member.name in layers), None)
+    if reader is None:
+        return None
+    tokens, features = layers[reader.name].positions, len(reader.index)
+    owner, _, _ = reader.name.rpartition(".")
+    return LayerInfo(
+        name=f"{owner}.scores",
+        macs=2 * tokens * tokens * features,  # query by key, and what comes of it by value
+        positions=tokens,
+        out_channels=features,
+        in_channels=tokens,
+        out_groups={group.name: features // group.channels},
+        is_packed=False,
+    )
 
 
 def _each(group: Group, member: Member) -> int:

@@ -21,7 +21,7 @@ from domain.trial import Trial
 from search.accounting import FINAL_PLAN_S, time_report
 from search.actions import Action, End, Enter, Report, StartBuild, StartMeasurement
 from search.precision import dense_points, session_key, yardstick
-from search.told import allowed_error
+from search.told import allowed_error, negligible_error
 from search.view import View, content_key, failure_of, measured_file
 from search.zeros import may_stand
 
@@ -50,8 +50,8 @@ def pick(view: View, target: int, *, keep: int) -> list[Trial]:
 
     First the user's objective: the fastest within ``max_drop`` on the search split; the fastest slightly beyond it, for
     long recovery often brings that much back; and the next more careful one, in case the test split is less kind. Then
-    whatever lies farthest from all chosen, in log latency, so that the rest spreads along the front; what lost more than a
-    front has use for comes last.
+    whatever lies farthest from all chosen, in log latency, so that the rest spreads along the useful part of the front; the
+    others come last.
     """
     front = search_front(view, target)
     dense_error = 1.0 - view.dense_accuracy(target)
@@ -62,17 +62,25 @@ def pick(view: View, target: int, *, keep: int) -> list[Trial]:
         if trial is not None and trial not in chosen and len(chosen) < keep:
             chosen.append(trial)
 
-    within = [trial for trial in front if _error(trial) <= dense_error + max_drop + 1e-9]
-    near = [trial for trial in front if _error(trial) <= allowed_error(view, target) + 1e-9]
+    useful = useful_of(view, target, front)
+    within = [trial for trial in useful if _error(trial) <= dense_error + max_drop + 1e-9]
     take(within[0] if within else None)
-    take(near[0] if near else None)
+    take(useful[0] if useful else None)
     take(within[1] if len(within) > 1 else None)
     if not chosen and front:
         take(min(front, key=_error))
     while len(chosen) < min(keep, len(front)):
-        rest = [trial for trial in near if trial not in chosen] or [trial for trial in front if trial not in chosen]
+        rest = [trial for trial in useful if trial not in chosen] or [trial for trial in front if trial not in chosen]
         take(max(rest, key=lambda trial: min(abs(_log_latency(trial) - _log_latency(other)) for other in chosen)))
     return chosen
+
+
+def useful_of(view: View, target: int, front: Sequence[Trial]) -> list[Trial]:
+    """Return the part of a front that is worth a long recovery: no more lost than any user has use for, and nothing slower than
+    the fastest network that lost nothing, which could only be more accurate by chance."""
+    lossless = next((_latency(trial) for trial in front if _error(trial) <= negligible_error(view, target)), math.inf)
+    limit = allowed_error(view, target) + 1e-9
+    return [trial for trial in front if _error(trial) <= limit and _latency(trial) <= lossless]
 
 
 def choose(numbers: Mapping[int, Sequence[int]], *, ended_by: EndedBy) -> list[Action]:

@@ -20,12 +20,11 @@ from search.models import Models
 from search.precision import baseline_scale, first_of
 from search.seeds import Seed, seed_of
 from search.space import SearchSpace
-from search.told import allowed_error
+from search.told import LEAST_LOSS, allowed_error, negligible_error
 from search.view import View
 
 GAP = "gap-"
 NEAR = math.log(1.15)  # neighbours closer than that in latency leave no step to take between them
-LEAST_LOSS = 0.005  # of accuracy: what lies between two points that differ by less would differ by chance
 LEAST_ROOM = 0.001  # that, over a fifth of latency
 
 
@@ -72,7 +71,7 @@ def lossless_speedup(view: View, target: int) -> float:
 
     In several precisions the least of them; 1 where some precision has no such network yet.
     """
-    limit = 1.0 - view.dense_accuracy(target) + LEAST_LOSS
+    limit = negligible_error(view, target)
     reached = []
     for precision in view.spec.targets[target].precision:
         scale = baseline_scale(view, target, precision)
@@ -100,7 +99,7 @@ def between(space: SearchSpace, view: View, target: int, models: Models) -> Seed
             {**space.neutral, "speedup": models.latency[precision].scale / gap.ratio}, precision
         )
         begin = space.network.dense if gap.slow is None else space.row_of(gap.slow.candidate)
-        candidate = space.decode(params, models, start=begin)
+        candidate = space.decode(params, models, start=begin, is_close=True)
         if candidate.identity not in seen and not candidate.is_dense(list(space.groups)):
             return seed_of(space, models, gap.name, candidate)
     return None

@@ -70,7 +70,9 @@ def allowed_widths(group: GroupInfo, ceiling: float) -> list[int]:
     return known[::-1]
 
 
-def narrow(latency: LatencyModel, options: Options, start: Ints, *, to_ratio: float) -> list[Ints]:
+def narrow(
+    latency: LatencyModel, options: Options, start: Ints, *, to_ratio: float, least_ratio: float = 0.0
+) -> list[Ints]:
     """Return the rows passed on the way from ``start`` to a latency ratio by the model's formula; none if it is there.
 
     Args:
@@ -78,6 +80,8 @@ def narrow(latency: LatencyModel, options: Options, start: Ints, *, to_ratio: fl
         options: What each group may be cut to.
         start: The row to begin with.
         to_ratio: Where to stop; the path ends earlier where no narrowing saves anything any more.
+        least_ratio: A single narrowing that leaves less than this is taken only where no other saves anything: dropping the last
+            of a few blocks would go twice as far as was asked.
     """
     row = start.copy()
     path: list[Ints] = []
@@ -97,6 +101,8 @@ def narrow(latency: LatencyModel, options: Options, start: Ints, *, to_ratio: fl
             tried[index, column] = kept
         saved = at - latency.formula(tried)
         prices = np.where(saved > 1e-9, np.array([lost for _, _, lost in cuts]) / np.maximum(saved, 1e-9), np.inf)
+        in_reach = np.where(at - saved < least_ratio, np.inf, prices)
+        prices = in_reach if np.isfinite(in_reach).any() else prices
         taken: set[int] = set()
         for index in np.argsort(prices, kind="stable"):
             column, kept, _ = cuts[int(index)]

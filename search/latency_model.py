@@ -21,8 +21,6 @@ from search.network import Floats, Ints, Network
 
 ALIGNMENTS = (1, 4, 8, 16, 32)
 PRIOR_ALIGNMENT = 16
-# Squared misses by another alignment must be so many times smaller: a few points fit any of them by chance.
-UNUSUAL = 1.5
 # What a miss counts of the probes and of the dense model, a trial's being one: they lie far from where a search goes.
 CORNER = 0.5
 # constant, layers, multiply-accumulates, activations written, read, weights, repacking: of a few networks on x86, a start before
@@ -109,7 +107,7 @@ def fit(
         features = np.hstack([np.ones((len(rows), 1)), shares])
         coefficients = _nonnegative(features, ratios, weights)
         residuals = np.log(ratios) - np.log(np.maximum(features @ coefficients, 1e-6))
-        cost = float(np.sum((weights * residuals) ** 2)) * (1.0 if alignment == PRIOR_ALIGNMENT else UNUSUAL)
+        cost = float(np.sum((weights * residuals) ** 2))
         if best is None or cost < best[0]:
             best = (cost, alignment, coefficients, residuals)
     assert best is not None

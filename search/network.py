@@ -46,6 +46,7 @@ class Network:
         self._positions: Floats = np.array([layer.positions for layer in layers], dtype=float)
         self._out_channels: Ints = np.array([layer.out_channels for layer in layers], dtype=np.int64)
         self._in_channels: Ints = np.array([layer.in_channels for layer in layers], dtype=np.int64)
+        self._is_packed = np.array([layer.is_packed for layer in layers], dtype=bool)
         self._out = _incidence(self.names, [layer.out_groups for layer in layers])
         self._in = _incidence(self.names, [layer.in_groups for layer in layers])
         self._dense_works: dict[int, Floats] = {}
@@ -78,10 +79,10 @@ class Network:
     def shares(self, rows: Ints, *, aligns: Sequence[int]) -> list[Floats]:
         """Return what rows keep of the dense model's cost on paper, one array of shape ``(..., 6)`` an alignment.
 
-        The columns: layers that are there at all; multiply-accumulates, with output channels rounded up to whole packs of the
-        alignment and input channels to steps of it; activations written; activations read; weights read; and activations written
-        by layers whose channels fill no whole packs, which a runtime has to repack. All at once, for a search asks for them
-        hundreds of times a trial.
+        The columns: layers that are there at all; multiply-accumulates (a convolution's output channels rounded up to packs of
+        the alignment, its input channels to steps of it); activations written; activations read; weights read; and activations
+        written by convolutions whose channels fill no whole packs, which a runtime has to repack. All at once, for a search asks
+        for them hundreds of times a trial.
 
         Source: ONNX Runtime's blocked convolutions (NCHWc), and our own measurement of 209 random networks of three kinds: formula
         alone within 1.3 to 3.5 % (median) where rounded inputs, written activations and weights gave 3.5 to 6.
@@ -101,8 +102,8 @@ class Network:
         ]
         found = []
         for align in aligns:
-            work = self._macs * _packed(out, align) * _rounded(into, align) / self._dense_work(align)
-            loose = written * present * (out % align != 0)
+            work = self._macs * self._product(out, into, align) / self._dense_work(align)
+            loose = written * present * ((out % align != 0) & self._is_packed)
             found.append(
                 np.stack([layers, _share(work * present, self._macs), *plain, _share(loose, written)], axis=-1)
             )
@@ -112,8 +113,12 @@ class Network:
         """Return rounded output times rounded input channels of every dense layer."""
         if align not in self._dense_works:
             out, into = self._out_channels.astype(float), self._in_channels.astype(float)
-            self._dense_works[align] = _packed(out, align) * _rounded(into, align)
+            self._dense_works[align] = self._product(out, into, align)
         return self._dense_works[align]
+
+    def _product(self, out: Floats, into: Floats, align: int) -> Floats:
+        """Return output times input channels of every layer, as a runtime of an alignment computes them."""
+        return np.where(self._is_packed, _packed(out, align) * _rounded(into, align), out * into)
 
     def work_of_columns(self) -> Floats:
         """Return the share of all multiply-accumulates that each group or block takes part in, shape ``(columns,)``."""

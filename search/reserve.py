@@ -7,8 +7,7 @@ from datetime import datetime
 from domain.build import BuildResult, CandidateRequest
 from domain.trial import Trial
 from search.accounting import FINAL_PLAN_S, elapsed_s
-from search.finals import pick
-from search.told import allowed_error
+from search.finals import pick, useful_of
 from search.view import View
 
 # Of the wall budget: past that a search for fewer finals serves better than many finals of no search.
@@ -54,9 +53,8 @@ def reserve_s(view: View) -> float:
     """Return the seconds to keep back for the finals that were asked for, were the search to end now; 0 before it has a front."""
     total_s = 0.0
     for target, spec in enumerate(view.spec.targets):
-        limit = allowed_error(view, target)
         picked = pick(view, target, keep=view.spec.final.keep)
-        wanted = [trial for trial in picked if trial.values is not None and trial.values.error <= limit] or picked[:1]
+        wanted = useful_of(view, target, picked) or picked[:1]
         if wanted:
             total_s += sum(final_s(view, trial) for trial in wanted) + len(spec.precision) * SESSION_S
     return total_s

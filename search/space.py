@@ -32,6 +32,7 @@ NEUTRAL_RATE = 0.02
 # where it was, it stands a higher rate too: 0.05 for 0.02 gave a MobileNet of a twentieth of the work 1.4 points more, a ViT of
 # two thirds of the latency 0.4 less. So the rate grows with the epochs.
 LONGEST_STRETCH = 3.0
+FURTHEST = 0.85  # of the latency asked for: what one narrowing may leave while others go less far
 
 
 class SearchSpace:
@@ -116,13 +117,18 @@ class SearchSpace:
     def precision_of(self, params: Mapping[str, float]) -> str:
         return self.precisions[round(params.get("precision", 0.0))]
 
-    def decode(self, params: Mapping[str, float], models: Models, *, start: Ints | None = None) -> Candidate:
+    def decode(
+        self, params: Mapping[str, float], models: Models, *, start: Ints | None = None, is_close: bool = False
+    ) -> Candidate:
         """Return the candidate that parameters stand for, as the models know the target now.
+
+        The faster a network is asked for, the narrower everywhere.
 
         Args:
             params: One value a parameter.
             models: The target's predictors.
             start: The row to narrow from; none: the dense model's.
+            is_close: Come as near to the speed-up as can be, even if that means other narrowings than on the way to a faster one.
         """
         precision = self.precision_of(params)
         latency = models.latency[precision]
@@ -130,7 +136,7 @@ class SearchSpace:
         options = options_of(models.loss, trust=params.get("trust", 0.5), multipliers=self._multipliers(params))
         # The formula is asked for a little more than is wanted: what it misses, the correction then finds on the way.
         wanted = latency.scale / params["speedup"]
-        path = narrow(latency, options, begin, to_ratio=0.7 * wanted)
+        path = narrow(latency, options, begin, to_ratio=0.7 * wanted, least_ratio=FURTHEST * wanted * is_close)
         row = reaching(latency, path, wanted)
         return self.candidate(begin if row is None else row, params)
 

@@ -21,6 +21,7 @@ from search.view import View
 VALID = -1.0
 INVALID = 1.0
 DOMINATED = 0.05
+LEAST_LOSS = 0.005  # of accuracy: two candidates that differ by less differ by chance
 
 Kind = Literal["complete", "pruned", "fail"]
 
@@ -46,6 +47,12 @@ def allowed_drop(spec: JobSpec) -> float:
 def allowed_error(view: View, target: int) -> float:
     """Return the most error on the search split that a candidate may have and still be of use to a front."""
     return 1.0 - view.dense_accuracy(target) + allowed_drop(view.spec)
+
+
+def negligible_error(view: View, target: int) -> float:
+    """Return the error on the search split up to which a candidate differs from the dense model by chance alone."""
+    least = min(LEAST_LOSS, view.spec.objective.max_drop / 2)
+    return 1.0 - view.dense_accuracy(target) + least
 
 
 def accuracy_constraint(accuracy: float, dense_accuracy: float, spec: JobSpec) -> float:

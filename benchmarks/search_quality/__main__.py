@@ -31,7 +31,7 @@ from benchmarks.search_quality.bench import Bench
 from benchmarks.search_quality.cells import Cell, Result, Results, code_of
 from benchmarks.search_quality.clock import Clock, TimeUp
 from benchmarks.search_quality.joint import Joint
-from benchmarks.search_quality.report import Judged, render, table
+from benchmarks.search_quality.report import Judged, Said, render, table
 from benchmarks.search_quality.scores import Point, Run
 from benchmarks.search_quality.shelf import Shelf
 from benchmarks.search_quality.tasks import DEFAULT_TASKS, TASKS, data_file, dense_files, open_task
@@ -204,6 +204,23 @@ def judge(name: str, kept: list[Result], joint: Joint, results: Results) -> Judg
         dense_test=dense.test,
         test_samples=dense.test_samples,
         dense_ms=dense_ms[len(dense_ms) // 2] if dense_ms else float("nan"),
+        said=tuple(
+            sorted((said_by(one) for one in kept if one.cell.method == ours.METHOD), key=lambda s: (s.method, s.seed))
+        ),
+    )
+
+
+def said_by(result: Result) -> Said:
+    """Return what one of our jobs reported of itself."""
+    told = result.notes.get("report") or {}
+    predictor = (told.get("predictor") or {}).get("0") or {}
+    return Said(
+        method=result.cell.name,
+        seed=result.cell.seed,
+        trials=int((result.notes.get("trials") or {}).get("succeeded", 0)),
+        error_median=predictor.get("error_median"),
+        error_p90=predictor.get("error_p90"),
+        overhead=told.get("overhead_fraction"),
     )
 
 

@@ -24,6 +24,18 @@ from benchmarks.search_quality.scores import (
 
 
 @dataclass(frozen=True)
+class Said:
+    """What one of our jobs says of itself: trials built, how far its latency predictions were off, what its machinery cost."""
+
+    method: str
+    seed: int
+    trials: int
+    error_median: float | None
+    error_p90: float | None
+    overhead: float | None
+
+
+@dataclass(frozen=True)
 class Judged:
     """One task, one budget: all runs, and what they were measured against."""
 
@@ -37,6 +49,7 @@ class Judged:
     dense_test: float
     test_samples: int
     dense_ms: float
+    said: tuple[Said, ...] = ()
 
     @property
     def box(self) -> Box:
@@ -70,7 +83,7 @@ def render(judged: Sequence[Judged], *, ours: str, command: str, plots: Mapping[
         "measured together, each paired with the dense model, and run in ONNX Runtime on the test split.",
     ]
     for one in judged:
-        parts += [f"## {one.title}", _facts(one), table(one, ours), _sentence(one, ours)]
+        parts += [f"## {one.title}", _facts(one), table(one, ours), _sentence(one, ours), said(one)]
         parts += [f"![{Path(plot).stem}]({plot})" for plot in plots.get(one.slug, ())]
     parts += ["## How it was done", HOW, *([notes] if notes else [])]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -86,7 +99,8 @@ HOW = (
     "peer does at its end.\n"
     "- Peers use all the cores for torch. Where they ask for a latency, they get paired blocks against the dense model in their "
     "own process, a quarter of a second each. Surgery (but that of Torch-Pruning and ModelOpt), batch-norm re-estimation, "
-    "training and export are the same code for all."
+    "training and export are the same code for all.\n"
+    "- Predictions are those of the later half of each search, each made before its candidate was measured."
 )
 
 
@@ -107,6 +121,23 @@ def table(judged: Judged, ours: str) -> str:
             f"| {name} | {one.seeds} | {one.mean:.3f} | {one.least:.3f} | {ratio} | {_reached(one)} "
             f"| {_near(one, judged.box)} | {one.points} | {one.late} |"
         )
+    return "\n".join(lines)
+
+
+def said(judged: Judged) -> str:
+    """Return what our own jobs report of the task; nothing where none was run."""
+    if not judged.said:
+        return ""
+    lines = [
+        "| job | seed | trials measured | predicted latency off by, median | p90 | neither built nor measured |",
+        "|---|---|---|---|---|---|",
+    ]
+    for one in judged.said:
+        figures = " | ".join(
+            "-" if share is None else f"{share * 100:.1f} %"
+            for share in (one.error_median, one.error_p90, one.overhead)
+        )
+        lines.append(f"| {one.method} | {one.seed} | {one.trials} | {figures} |")
     return "\n".join(lines)
 
 

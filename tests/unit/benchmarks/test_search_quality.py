@@ -15,7 +15,7 @@ from benchmarks.search_quality.bench import Size
 from benchmarks.search_quality.cells import Cell, Kept, Results, code_of
 from benchmarks.search_quality.clock import Clock, TimeUp
 from benchmarks.search_quality.ours import job_of, job_options, settings_of
-from benchmarks.search_quality.report import Judged, render, table
+from benchmarks.search_quality.report import Judged, Said, render, said, table
 from benchmarks.search_quality.scores import (
     Box,
     Point,
@@ -121,6 +121,13 @@ def test_the_report_names_command_machine_and_verdict() -> None:
     assert "`make bench-search`" in text and "cores" in text
     assert "Pruneloop is ahead of the best peer, tp-uniform" in text
     assert "![a](a.svg)" in text and "- noted" in text
+
+
+def test_our_own_jobs_say_how_well_they_predicted_and_what_they_cost() -> None:
+    assert said(_judged()) == ""
+    jobs = (Said("ours", 0, 15, 0.031, 0.0764, 0.0044), Said("ours", 1, 0, None, None, None))
+    rows = said(replace(_judged(), said=jobs)).splitlines()[2:]
+    assert rows == ["| ours | 0 | 15 | 3.1 % | 7.6 % | 0.4 % |", "| ours | 1 | 0 | - | - | - |"]
 
 
 def test_anything_that_goes_into_a_run_changes_its_key() -> None:

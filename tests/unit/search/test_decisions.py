@@ -14,13 +14,13 @@ from domain.trial import TrialState
 from search import latency_model
 from search.accounting import FINAL_PLAN_S, elapsed_s, time_report, union_s
 from search.devices import can_run, why_no_device
-from search.finals import pick, search_front
+from search.finals import pick, search_front, useful_of
 from search.loop import SearchLoop
 from search.network import Ints, Network
 from search.rejecting import why_rejected
 from search.reserve import affordable, final_build_s, final_s, in_flight_s, reserve_s, search_ends_s
 from search.stopping import growth, has_plateaued, is_searched_out, plateau_length
-from search.told import allowed_error
+from search.told import allowed_error, negligible_error
 from search.view import View
 from tests.unit.search.fakes import START, FakeLauncher, World, make_device, make_spec
 from tests.unit.search.surfaces import FEW, MANY
@@ -129,13 +129,26 @@ def test_finals_are_distinct_on_the_front_and_spread_to_its_fast_end():
     assert front[0] in chosen
 
 
-def test_what_lost_more_than_a_front_has_use_for_goes_to_the_finals_last():
+def test_what_is_of_no_use_goes_to_the_finals_last_and_no_time_is_kept_for_it():
     _, view = searched(objective={"max_drop": 0.02})
-    limit = allowed_error(view, 0)
-    lost_too_much = [trial.values.error > limit for trial in pick(view, 0, keep=100)]
-    assert True in lost_too_much and False in lost_too_much
-    assert lost_too_much == sorted(lost_too_much)
-    assert reserve_s(view) < sum(final_s(view, trial) for trial in pick(view, 0, keep=100))
+    front = search_front(view, 0)
+    useful = useful_of(view, 0, front)
+    assert 0 < len(useful) < len(front)
+    assert max(trial.values.error for trial in useful) <= allowed_error(view, 0)
+    picked = pick(view, 0, keep=100)
+    numbers = [trial.number for trial in picked]
+    assert sorted(numbers) == sorted(trial.number for trial in front)
+    assert sorted(numbers[: len(useful)]) == sorted(trial.number for trial in useful)
+    assert reserve_s(view) < sum(final_s(view, trial) for trial in picked)
+
+
+def test_what_is_slower_than_a_network_that_lost_nothing_is_of_no_use():
+    _, view = searched(objective={"max_drop": 0.05})
+    front = search_front(view, 0)
+    lossless = front[len(front) // 2]
+    values = lossless.values.model_copy(update={"error": negligible_error(view, 0)})
+    front[len(front) // 2] = lossless.model_copy(update={"values": values})
+    assert len(useful_of(view, 0, front)) <= len(front) // 2 + 1
 
 
 def test_where_nothing_is_within_the_drop_the_most_accurate_goes_to_the_finals():

@@ -207,6 +207,23 @@ def test_half_the_channels_everywhere_is_a_quarter_of_the_work():
     assert LossModel(network, {}).predict(network.dense) == 0.0
 
 
+def test_where_it_is_to_come_close_no_block_is_dropped_that_goes_far_beyond():
+    groups = tuple(group(f"stage{i}.conv", 64, stage=i, fragile=0.2) for i in range(2))
+    free = BlockInfo(
+        name="stage1", groups=("stage1.conv",), macs=1, params=1, weight_norm=1.0, output_change=0.1, sensitivity=0.0
+    )
+    network = Network(groups, blocks=(free,))
+    space = SearchSpace(network, RecoverySpec())
+    models = Models(network, {"fp32": latency_model.fit(network, [])}, loss_model.fit(network, []))
+    asked = {**space.neutral, "speedup": 1.3, "trust": 1.0}
+    far, close = (space.decode(asked, models, is_close=is_close) for is_close in (False, True))
+    assert far.dropped == ("stage1",) and not close.dropped
+    predict = models.latency["fp32"].predict
+    assert predict(space.row_of(far)) < 0.85 / 1.3 < predict(space.row_of(close)) < 1.05 / 1.3
+    further = space.decode({**asked, "speedup": 1.8}, models, is_close=True)
+    assert further.dropped == ("stage1",)
+
+
 def test_a_block_is_dropped_where_it_costs_less_than_narrowing():
     groups = tuple(group(f"stage{i}.conv", 64, stage=i, fragile=0.2) for i in range(3))
     cheap = BlockInfo(
