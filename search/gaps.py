@@ -25,6 +25,7 @@ from search.view import View
 
 GAP = "gap-"
 NEAR = math.log(1.15)  # neighbours closer than that in latency leave no step to take between them
+BEYOND = 1.15  # times the fastest that is allowed: another network of that speed may lose less
 LEAST_ROOM = 0.001  # that, over a fifth of latency
 
 
@@ -66,25 +67,25 @@ def gaps(view: View, target: int) -> list[Gap]:
     return sorted(found, key=lambda gap: -gap.room)
 
 
-def lossless_speedup(view: View, target: int) -> float:
-    """Return the speed-up, within a precision, up to which a network is known that lost nothing: a slower one is of no use.
+def speedups_of_use(view: View, target: int) -> tuple[float, float]:
+    """Return the speed-ups, within a precision, between which there is something to find.
 
-    In several precisions the least of them; 1 where some precision has no such network yet.
+    From the fastest network that lost nothing, for a slower one is of no use, to a little beyond the fastest that lost no more than
+    any user allows, once one is known that lost more. In several precisions whatever is of use in one of them.
     """
-    limit = negligible_error(view, target)
-    reached = []
+    lows, highs = [], []
     for precision in view.spec.targets[target].precision:
         scale = baseline_scale(view, target, precision)
         known = [
-            scale.ratio / trial.values.latency_ratio
+            (scale.ratio / trial.values.latency_ratio, trial.values.error)
             for trial in search_front(view, target)
-            if scale is not None
-            and trial.values is not None
-            and trial.candidate.precision == precision
-            and trial.values.error <= limit
+            if scale is not None and trial.values is not None and trial.candidate.precision == precision
         ]
-        reached.append(max([1.0, *known]))
-    return min(reached)
+        lows.append(max([1.0, *(speed for speed, error in known if error <= negligible_error(view, target))]))
+        allowed = max([1.0, *(speed for speed, error in known if error <= allowed_error(view, target))])
+        is_end_known = any(speed > allowed for speed, _ in known)
+        highs.append(BEYOND * allowed if is_end_known else math.inf)
+    return min(lows), max(highs)
 
 
 def between(space: SearchSpace, view: View, target: int, models: Models) -> Seed | None:

@@ -37,8 +37,8 @@ class Options:
 
     @property
     def narrowest(self) -> Ints:
-        """Return the row of everything cut as far as it may be, no block dropped."""
-        return np.array([kept[-1] if kept[0] > 1 or len(kept) == 1 else 1 for kept in self.kept])
+        """Return the row of everything cut as far as it may be, and every block dropped that may be."""
+        return np.array([kept[-1] for kept in self.kept])
 
 
 def options_of(loss: LossModel, *, trust: float, multipliers: Mapping[str, float]) -> Options:

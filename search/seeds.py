@@ -18,7 +18,7 @@ from search import zeros
 from search.finals import plain_front, search_front
 from search.models import Models
 from search.space import SearchSpace
-from search.told import allowed_drop, negligible_error
+from search.told import allowed_drop
 from search.view import View
 
 CHAIN = "chain-"
@@ -26,7 +26,6 @@ SHARED = "from-"
 # What a link leaves of the latency of the one before: little while nothing is lost, for wide networks take long to recover and
 # a faster one that lost nothing makes them pointless; more the nearer the chain comes to what may be lost.
 STEPS = ((0.25, 0.64), (1.0, 0.76), (float("inf"), 0.86))
-BOLD = 0.5  # once two links in a row lost next to nothing
 LEAST_LIMIT = 0.01  # of accuracy: how much a user who allows no loss is taken to allow here
 LEAST_STEP = 0.97  # what counts as faster at all
 INSIDE = 0.98  # of a limit: aimed at the limit itself, half of the candidates would miss it
@@ -161,9 +160,6 @@ def _named(space: SearchSpace, name: str, precision: str) -> str:
 def _step(view: View, target: int, links: list[Trial]) -> float:
     """Return how much of the last link's latency the next one shall leave, by what was lost so far."""
     built = view.built(links[-1]) if links else None
-    errors = [1.0 - one.accuracy.search for link in links[-2:] if (one := view.built(link)) is not None]
-    if len(errors) == 2 and max(errors) <= negligible_error(view, target):
-        return BOLD
     lost = view.dense_accuracy(target) - built.accuracy.search if built is not None else 0.0
     share = lost / max(view.spec.objective.max_drop, LEAST_LIMIT)
     return next(step for most, step in STEPS if share <= most)

@@ -79,18 +79,19 @@ class SearchSpace:
         return ranges
 
     def _most_speedup(self) -> float:
-        """Return the end of the range: half more than the usual target gives with every group at its narrowest."""
+        """Return the end of the range: half more than the usual target gives with all that may go gone."""
         usual = latency_model.fit(self.network, [])
         narrowest = options_of(LossModel(self.network, {}), trust=0.5, multipliers={}).narrowest
         return float(max(2.0, 1.5 / usual.formula(narrowest[None])[0]))
 
-    def beyond(self, speedup: float) -> dict[str, BaseDistribution]:
-        """Return the distributions for networks faster than ``speedup``, which leaves at least the last third of the range."""
+    def within(self, low: float, high: float) -> dict[str, BaseDistribution]:
+        """Return the distributions for networks so many times as fast; a sixth of the range, in logarithms, at the least."""
         whole = self.distributions["speedup"]
         assert isinstance(whole, FloatDistribution)
-        last_third = whole.high * (whole.low / whole.high) ** (1 / 3)
-        low = float(f"{min(max(speedup, whole.low), last_third):.4g}")
-        return {**self.distributions, "speedup": FloatDistribution(low=low, high=whole.high, log=True)}
+        least = (whole.high / whole.low) ** (1 / 6)
+        high = min(whole.high, max(high, whole.low * least))
+        low = min(max(low, whole.low), high / least)
+        return {**self.distributions, "speedup": FloatDistribution(_rounded(low), _rounded(high), log=True)}
 
     @property
     def neutral(self) -> dict[str, float]:
@@ -208,6 +209,10 @@ class SearchSpace:
         distribution = self.distributions[name]
         assert isinstance(distribution, FloatDistribution)
         return min(distribution.high, max(distribution.low, value))
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")
 
 
 def _mix(data: float, activation: float) -> ImportanceMix:

@@ -18,7 +18,7 @@ from pydantic import JsonValue
 from domain.candidate import Candidate
 from domain.trial import Trial
 from search.finals import search_front
-from search.gaps import GAP, between, lossless_speedup
+from search.gaps import GAP, between, speedups_of_use
 from search.models import Models, fit_models
 from search.options import Parts
 from search.probes import count_probed
@@ -109,7 +109,7 @@ class TargetStudy:
         if seed is not None:
             self._study.enqueue_trial(params=dict(seed.params))
         else:
-            distributions = self._space.beyond(lossless_speedup(view, self._target))
+            distributions = self._space.within(*speedups_of_use(view, self._target))
         self._study.sampler = make_sampler(
             preset, seed=ask_seed(self._seed, self._target, number), distributions=distributions
         )

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from domain.candidate import ImportanceMix
 from domain.job import ModelSpec
+from domain.network import LayerInfo
 from pruning.exporters import make_exporter
 from pruning.groups import Groups, Role, find_groups, regroup
 from pruning.heads import Heads
 from pruning.importance import gather_evidence, mixed_importance
 from pruning.models import build_model
+from pruning.network import describe_layers
 from pruning.surgery import channels_to_remove, prune_to_widths, read_widths
+from search.network import Network
 
 PARAMS = {"image": 8, "patch": 2, "dim": 12, "depth": 2, "heads": 4, "head_dim": 5}
 
@@ -52,6 +56,30 @@ def test_a_vision_transformer_has_its_embedding_its_heads_and_its_hidden_layers_
     embedding = groups.groups[0]
     assert embedding.info.is_residual
     assert {"positions", "norm", "blocks.1.attention.norm", "blocks.0.attention.value"} <= set(embedding.info.members)
+
+
+def test_what_heads_do_between_their_layers_is_work_that_goes_with_them() -> None:
+    model = _vit()
+    groups = find_groups(model, _example())
+    layers = {layer.name: layer for layer in describe_layers(model, groups, _example())}
+    tokens = (PARAMS["image"] // PARAMS["patch"]) ** 2
+    scores = layers["blocks.1.attention.scores"]
+    assert scores.macs == 2 * tokens * tokens * 4 * 5  # query by key, weights by value
+    assert scores.kept({"blocks.1.attention.query": 3}) == (5, tokens)
+    assert scores.kept({"embed.0": 11}) == (20, tokens)
+    assert not scores.is_packed and not layers["blocks.1.mlp.up"].is_packed and layers["embed.0"].is_packed
+    network = Network([group.info for group in groups.groups], list(layers.values()))
+    fewer, narrower = network.dense.copy(), network.dense.copy()
+    fewer[network.names.index("blocks.1.attention.query")] = 2
+    narrower[0] = 6
+    whole, less, other = network.macs_share(np.array([network.dense, fewer, narrower]))
+    total = sum(layer.macs for layer in layers.values())
+    assert whole == 1.0 and less == pytest.approx(1 - sum(_half(layers, "blocks.1.attention")) / total)
+    assert other > 0.5  # the products of heads stay
+
+
+def _half(layers: dict[str, LayerInfo], owner: str) -> list[float]:
+    return [layer.macs / 2 for name, layer in layers.items() if name.startswith(f"{owner}.")]
 
 
 @pytest.mark.parametrize("heads", [1, 2, 3])

@@ -126,7 +126,7 @@ def test_finals_are_distinct_on_the_front_and_spread_to_its_fast_end():
     chosen = pick(view, 0, keep=5)
     assert len({t.number for t in chosen}) == len(chosen) == min(5, len(front))
     assert all(t in front for t in chosen)
-    assert front[0] in chosen
+    assert useful_of(view, 0, front)[0] in chosen
 
 
 def test_what_is_of_no_use_goes_to_the_finals_last_and_no_time_is_kept_for_it():
@@ -153,7 +153,7 @@ def test_what_is_slower_than_a_network_that_lost_nothing_is_of_no_use():
 
 def test_where_nothing_is_within_the_drop_the_most_accurate_goes_to_the_finals():
     _, view = searched(objective={"max_drop": 0.0})
-    front = [t for t in view.succeeded(0) if t.values.error > 0.2]
+    front = [t for t in view.succeeded(0) if t.values.error > 0.1]
     hopeless = View(JobSnapshot(view.job, tuple(front), view.snapshot.builds, view.snapshot.measurements))
     assert pick(hopeless, 0, keep=1) == [min(front, key=lambda t: t.values.error)]
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
+
+import pytest
 
 from domain.build import CandidateRequest
 from domain.candidate import GroupInfo
 from search.finals import search_front
-from search.gaps import GAP, LEAST_LOSS, LEAST_ROOM, NEAR, gaps, lossless_speedup
+from search.gaps import BEYOND, GAP, LEAST_LOSS, LEAST_ROOM, NEAR, gaps, speedups_of_use
 from search.loop import SearchLoop
 from search.options import Parts
 from search.seeds import chain_of
-from search.told import allowed_drop
+from search.told import allowed_drop, allowed_error
 from search.view import View
 from tests.unit.search.fakes import FakeLauncher, World, make_spec
 from tests.unit.search.surfaces import MANY
@@ -101,10 +104,26 @@ def test_the_samplers_own_candidates_are_faster_than_what_lost_nothing():
     view = run(
         max_drop=0.1, done=40, groups=tuple(one.model_copy(update={"sensitivity": {"0.75": 0.002}}) for one in MANY)
     )
-    floor = lossless_speedup(view, 0)
-    lossless = [t.values for t in view.succeeded(0) if t.values.error <= 1.0 - view.dense_accuracy(0) + LEAST_LOSS]
-    assert floor == max(1 / values.latency_ratio for values in lossless) > 1.1
+    low, high = speedups_of_use(view, 0)
+    known = [(1 / trial.values.latency_ratio, trial.values.error) for trial in view.succeeded(0)]
+    assert low == max(speed for speed, error in known if error <= 1.0 - view.dense_accuracy(0) + LEAST_LOSS) > 1.1
     own = [trial for trial in view.trials_of(0) if trial.seed_name is None]
-    lows = [trial.distributions["speedup"]["attributes"]["low"] for trial in own]
-    assert lows == sorted(lows) and 1.1 < lows[-1] <= floor + 0.001
-    assert all(trial.params["speedup"] >= low for trial, low in zip(own, lows, strict=True))
+    ranges = [trial.distributions["speedup"]["attributes"] for trial in own]
+    lows = [one["low"] for one in ranges]
+    assert lows == sorted(lows) and 1.1 < lows[-1] <= low + 0.001
+    assert all(one["low"] <= trial.params["speedup"] <= one["high"] for trial, one in zip(own, ranges, strict=True))
+    assert high == math.inf  # nothing lost too much
+
+
+def test_once_something_lost_too_much_the_sampler_does_not_go_far_beyond_what_did_not():
+    view = run(max_drop=0.02, done=40)
+    limit = allowed_error(view, 0)
+    known = [(1 / trial.values.latency_ratio, trial.values.error) for trial in view.succeeded(0)]
+    allowed = max(speed for speed, error in known if error <= limit)
+    assert any(speed > allowed for speed, _ in known)
+    assert speedups_of_use(view, 0)[1] == pytest.approx(BEYOND * allowed)
+    last = [trial for trial in view.trials_of(0) if trial.seed_name is None][-1]
+    assert (
+        last.distributions["speedup"]["attributes"]["high"]
+        < view.trials_of(0)[0].distributions["speedup"]["attributes"]["high"]
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 
@@ -249,13 +250,18 @@ def test_a_block_is_dropped_where_it_costs_less_than_narrowing():
     assert models.latency["fp32"].predict(row) < models.latency["fp32"].predict(whole)
 
 
-def test_the_range_of_speedups_can_begin_later_but_always_leaves_room():
+def test_the_range_of_speedups_can_be_narrower_but_always_leaves_room():
     space = SearchSpace(Network(MANY), RecoverySpec())
     whole = space.distributions["speedup"]
-    later = space.beyond(2.0)
-    assert later["speedup"].low == 2.0 and later["speedup"].high == whole.high
-    assert {name: later[name] for name in later if name != "speedup"} == {
+    assert (space.within(2.0, math.inf)["speedup"].low, space.within(2.0, math.inf)["speedup"].high) == pytest.approx(
+        (2.0, whole.high), rel=1e-3
+    )
+    narrower = space.within(2.0, 4.0)
+    assert (narrower["speedup"].low, narrower["speedup"].high) == (2.0, 4.0)
+    assert {name: narrower[name] for name in narrower if name != "speedup"} == {
         name: space.distributions[name] for name in space.distributions if name != "speedup"
     }
-    assert space.beyond(1.0)["speedup"].low == whole.low
-    assert whole.low < space.beyond(1e9)["speedup"].low < 0.7 * whole.high
+    for low, high in ((1.0, 1.0), (1e9, math.inf), (3.0, 2.0), (1e9, 1.0)):
+        one = space.within(low, high)["speedup"]
+        assert whole.low <= one.low < one.high <= whole.high * 1.001
+        assert one.high / one.low == pytest.approx((whole.high / whole.low) ** (1 / 6), rel=0.01)

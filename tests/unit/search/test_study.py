@@ -31,7 +31,7 @@ def halfway(trials: int = 30) -> tuple[World, View]:
 
     world.builder.fault = fault
     job, _ = world.create_job(
-        make_spec(budget={"trials": 100}, seed=3, targets=[{"speedup": 2.0}], objective={"max_drop": 0.05})
+        make_spec(budget={"trials": 100}, seed=3, targets=[{"speedup": 2.0}], objective={"max_drop": 0.04})
     )
     lease = world.lease_search("test", lease_s=15.0)
     assert lease is not None
