@@ -175,7 +175,16 @@ def score(given: argparse.Namespace, results: Results, until_s: float) -> None:
 
         plots = {one.slug: draw(one, given.report.parent, ours.METHOD) for one in judged}
         command = "make bench-search"
-        given.report.write_text(render(judged, ours=ours.METHOD, command=command, plots=plots, notes=""))
+        notes = "\n".join(filter(None, map(not_run, judged)))
+        given.report.write_text(render(judged, ours=ours.METHOD, command=command, plots=plots, notes=notes))
+
+
+def not_run(judged: Judged) -> str:
+    """Return a line that names the peers, and the seeds of the strongest, that a task's table lacks; nothing where none."""
+    done = {(run.method, run.seed) for run in judged.runs}
+    wanted = [(method, seed) for method in peers.METHODS for seed in ((0, 1, 2) if method in THREE_SEEDS else (0,))]
+    lacking = [f"{method} (seed {seed})" for method, seed in wanted if (method, seed) not in done]
+    return f"- Not run so far, {judged.title}: {', '.join(lacking)}." if lacking else ""
 
 
 def judge(name: str, kept: list[Result], joint: Joint, results: Results) -> Judged:

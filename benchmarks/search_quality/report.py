@@ -95,8 +95,8 @@ HOW = (
     "- A method is judged by what it would hand over: files that none of its own beats in speed-up and in accuracy on val. Test "
     "decides what they are worth and chooses nothing.\n"
     "- A file found after the budget's end does not count (*late*). A peer's training is stopped when its time is over.\n"
-    "- *Reached* is the second from which the files found by then, measured in the joint session, dominate as much as the best "
-    "peer does at its end.\n"
+    "- *Settled* is the second from which the files found by then, measured in the joint session, dominate as much as the method's "
+    "own do at its end; *reached*, as much as the best peer's do at its end, on average over seeds.\n"
     "- Peers use all the cores for torch. Where they ask for a latency, they get paired blocks against the dense model in their "
     "own process, a quarter of a second each. Surgery (but that of Torch-Pruning and ModelOpt), batch-norm re-estimation, "
     "training and export are the same code for all.\n"
@@ -110,15 +110,16 @@ def table(judged: Judged, ours: str) -> str:
     best = best_peer({one.method: one.mean for one in found}, ours)
     level = next((one.mean for one in found if one.method == best), 0.0)
     lines = [
-        "| method | seeds | hypervolume, mean | least | to the best peer | reached s | fastest within 1 point | interval "
-        "| its loss | files | late |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| method | seeds | hypervolume, mean | least | to the best peer | settled s | reached s | fastest within 1 point "
+        "| interval | its loss | files | late |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for one in found:
         name = f"**{one.method}**" if is_ours(one.method, ours) else one.method
         ratio = f"{one.mean / level:.2f}" if level > 0 else "-"
         lines.append(
-            f"| {name} | {one.seeds} | {one.mean:.3f} | {one.least:.3f} | {ratio} | {_reached(one)} "
+            f"| {name} | {one.seeds} | {one.mean:.3f} | {one.least:.3f} | {ratio} | {_seconds(one.settled_s)} "
+            f"| {_seconds(one.reached_s)} "
             f"| {_near(one, judged.box)} | {one.points} | {one.late} |"
         )
     return "\n".join(lines)
@@ -141,8 +142,8 @@ def said(judged: Judged) -> str:
     return "\n".join(lines)
 
 
-def _reached(one: Summary) -> str:
-    return ", ".join("never" if second is None else f"{second:.0f}" for second in one.reached_s)
+def _seconds(seconds: Sequence[float | None]) -> str:
+    return ", ".join("never" if second is None else f"{second:.0f}" for second in seconds)
 
 
 def _near(one: Summary, box: Box) -> str:

@@ -99,6 +99,7 @@ class Summary:
     areas: tuple[float, ...]
     near: tuple[Point | None, ...]
     reached_s: tuple[float | None, ...]
+    settled_s: tuple[float | None, ...]
     points: int
     late: int
     took_s: float
@@ -113,7 +114,9 @@ class Summary:
 
 
 def summaries(runs: Sequence[Run], box: Box, ours: str) -> list[Summary]:
-    """Return every method, best first by mean area. ``reached_s``: when it reached the best peer's mean final area.
+    """Return every method, best first by mean area.
+
+    ``reached_s``: when it reached the best peer's mean final area. ``settled_s``: when it reached its own final area.
 
     Args:
         runs: All of one task and budget.
@@ -133,6 +136,7 @@ def summaries(runs: Sequence[Run], box: Box, ours: str) -> list[Summary]:
             areas=tuple(area(run.points, box) for run in own),
             near=tuple(fastest_near(run.points, box) for run in own),
             reached_s=tuple(reached_s(run, box, level) for run in own),
+            settled_s=tuple(reached_s(run, box, area(run.points, box)) for run in own),
             points=sum(len(run.points) for run in own),
             late=sum(run.late for run in own),
             took_s=max(run.took_s for run in own),

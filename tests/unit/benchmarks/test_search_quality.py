@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import peers
 from benchmarks.search_quality import fashion
+from benchmarks.search_quality.__main__ import not_run
 from benchmarks.search_quality.bench import Size
 from benchmarks.search_quality.cells import Cell, Kept, Results, code_of
 from benchmarks.search_quality.clock import Clock, TimeUp
@@ -121,6 +123,14 @@ def test_the_report_names_command_machine_and_verdict() -> None:
     assert "`make bench-search`" in text and "cores" in text
     assert "Pruneloop is ahead of the best peer, tp-uniform" in text
     assert "![a](a.svg)" in text and "- noted" in text
+
+
+def test_what_a_table_lacks_is_named() -> None:
+    text = not_run(_judged())
+    assert text.startswith("- Not run so far, net on digits, 60 s:")
+    assert "netadapt (seed 0)" in text and "tp-taylor (seed 2)" in text and "netadapt (seed 1)" not in text
+    every = tuple(Run(method, seed, ()) for method in peers.METHODS for seed in (0, 1, 2))
+    assert not_run(replace(_judged(), runs=every)) == ""
 
 
 def test_our_own_jobs_say_how_well_they_predicted_and_what_they_cost() -> None:
