@@ -57,10 +57,12 @@ def pick(view: View, target: int, *, keep: int) -> list[Trial]:
     dense_error = 1.0 - view.dense_accuracy(target)
     max_drop = view.spec.objective.max_drop
     chosen: list[Trial] = []
+    numbers: set[int] = set()  # to compare whole trials is slow
 
     def take(trial: Trial | None) -> None:
-        if trial is not None and trial not in chosen and len(chosen) < keep:
+        if trial is not None and trial.number not in numbers and len(chosen) < keep:
             chosen.append(trial)
+            numbers.add(trial.number)
 
     useful = useful_of(view, target, front)
     within = [trial for trial in useful if _error(trial) <= dense_error + max_drop + 1e-9]
@@ -70,7 +72,7 @@ def pick(view: View, target: int, *, keep: int) -> list[Trial]:
     if not chosen and front:
         take(min(front, key=_error))
     while len(chosen) < min(keep, len(front)):
-        rest = [trial for trial in useful if trial not in chosen] or [trial for trial in front if trial not in chosen]
+        rest = [t for t in useful if t.number not in numbers] or [t for t in front if t.number not in numbers]
         take(max(rest, key=lambda trial: min(abs(_log_latency(trial) - _log_latency(other)) for other in chosen)))
     return chosen
 
@@ -78,7 +80,8 @@ def pick(view: View, target: int, *, keep: int) -> list[Trial]:
 def useful_of(view: View, target: int, front: Sequence[Trial]) -> list[Trial]:
     """Return the part of a front that is worth a long recovery: no more lost than any user has use for, and nothing slower than
     the fastest network that lost nothing, which could only be more accurate by chance."""
-    lossless = next((_latency(trial) for trial in front if _error(trial) <= negligible_error(view, target)), math.inf)
+    negligible = negligible_error(view, target)
+    lossless = next((_latency(trial) for trial in front if _error(trial) <= negligible), math.inf)
     limit = allowed_error(view, target) + 1e-9
     return [trial for trial in front if _error(trial) <= limit and _latency(trial) <= lossless]
 

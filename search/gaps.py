@@ -26,7 +26,7 @@ from search.view import View
 GAP = "gap-"
 NEAR = math.log(1.15)  # neighbours closer than that in latency leave no step to take between them
 BEYOND = 1.15  # times the fastest that is allowed: another network of that speed may lose less
-LEAST_ROOM = 0.001  # that, over a fifth of latency
+LEAST_ROOM = 0.001  # the least loss of note, over a fifth of latency
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ def speedups_of_use(view: View, target: int) -> tuple[float, float]:
     From the fastest network that lost nothing, for a slower one is of no use, to a little beyond the fastest that lost no more than
     any user allows, once one is known that lost more. In several precisions whatever is of use in one of them.
     """
+    negligible, most = negligible_error(view, target), allowed_error(view, target)
     lows, highs = [], []
     for precision in view.spec.targets[target].precision:
         scale = baseline_scale(view, target, precision)
@@ -80,9 +81,10 @@ def speedups_of_use(view: View, target: int) -> tuple[float, float]:
             (scale.ratio / trial.values.latency_ratio, trial.values.error)
             for trial in search_front(view, target)
             if scale is not None and trial.values is not None and trial.candidate.precision == precision
+            if not trial.candidate.zeros  # what zeros bought, no widths may give
         ]
-        lows.append(max([1.0, *(speed for speed, error in known if error <= negligible_error(view, target))]))
-        allowed = max([1.0, *(speed for speed, error in known if error <= allowed_error(view, target))])
+        lows.append(max([1.0, *(speed for speed, error in known if error <= negligible)]))
+        allowed = max([1.0, *(speed for speed, error in known if error <= most)])
         is_end_known = any(speed > allowed for speed, _ in known)
         highs.append(BEYOND * allowed if is_end_known else math.inf)
     return min(lows), max(highs)

@@ -46,6 +46,9 @@ class Network:
         self._positions: Floats = np.array([layer.positions for layer in layers], dtype=float)
         self._out_channels: Ints = np.array([layer.out_channels for layer in layers], dtype=np.int64)
         self._in_channels: Ints = np.array([layer.in_channels for layer in layers], dtype=np.int64)
+        self._weights: Floats = self._macs / self._positions
+        self._written: Floats = self._positions * self._out_channels
+        self._reads: Floats = self._positions * self._in_channels
         self._is_packed = np.array([layer.is_packed for layer in layers], dtype=bool)
         self._out = _incidence(self.names, [layer.out_groups for layer in layers])
         self._in = _incidence(self.names, [layer.in_groups for layer in layers])
@@ -91,21 +94,19 @@ class Network:
         out, into = self._out_channels - lost @ self._out.T, self._in_channels - lost @ self._in.T
         gone = (1 - rows[..., len(self.groups) :]).astype(float) @ self._inside.T
         present = (gone == 0).astype(float)
-        weights = self._macs / self._positions
-        kept_weights = weights * (out / self._out_channels) * (into / self._in_channels) * present
-        written, reads = self._positions * self._out_channels, self._positions * self._in_channels
+        kept_weights = self._weights * (out / self._out_channels) * (into / self._in_channels) * present
         layers = present.mean(axis=-1)
         plain = [
-            _share(self._positions * out * present, written),
-            _share(self._positions * into * present, reads),
-            _share(kept_weights, weights),
+            _share(self._positions * out * present, self._written),
+            _share(self._positions * into * present, self._reads),
+            _share(kept_weights, self._weights),
         ]
         found = []
         for align in aligns:
             work = self._macs * self._product(out, into, align) / self._dense_work(align)
-            loose = written * present * ((out % align != 0) & self._is_packed)
+            loose = self._written * present * ((out % align != 0) & self._is_packed)
             found.append(
-                np.stack([layers, _share(work * present, self._macs), *plain, _share(loose, written)], axis=-1)
+                np.stack([layers, _share(work * present, self._macs), *plain, _share(loose, self._written)], axis=-1)
             )
         return found
 
@@ -118,7 +119,8 @@ class Network:
 
     def _product(self, out: Floats, into: Floats, align: int) -> Floats:
         """Return output times input channels of every layer, as a runtime of an alignment computes them."""
-        return np.where(self._is_packed, _packed(out, align) * _rounded(into, align), out * into)
+        packed = _packed(out, align) * _rounded(into, align)
+        return packed if self._is_packed.all() else np.where(self._is_packed, packed, out * into)
 
     def work_of_columns(self) -> Floats:
         """Return the share of all multiply-accumulates that each group or block takes part in, shape ``(columns,)``."""

@@ -68,9 +68,9 @@ def count_probed(view: View, target: int) -> int:
 
 def _timings(view: View, target: int) -> tuple[CandidateTiming, ...]:
     measurement = view.measurements.get(_key(target))
-    return (
-        measurement.outcome.candidates if measurement is not None and isinstance(measurement.outcome, Measured) else ()
-    )
+    if measurement is None or measurement.is_suspect or not isinstance(measurement.outcome, Measured):
+        return ()
+    return measurement.outcome.candidates
 
 
 def _key(target: int) -> str:

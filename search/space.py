@@ -137,7 +137,9 @@ class SearchSpace:
         options = options_of(models.loss, trust=params.get("trust", 0.5), multipliers=self._multipliers(params))
         # The formula is asked for a little more than is wanted: what it misses, the correction then finds on the way.
         wanted = latency.scale / params["speedup"]
-        path = narrow(latency, options, begin, to_ratio=0.7 * wanted, least_ratio=FURTHEST * wanted * is_close)
+        path = narrow(
+            latency, options, begin, to_ratio=0.7 * wanted, least_ratio=FURTHEST * wanted if is_close else 0.0
+        )
         row = reaching(latency, path, wanted)
         return self.candidate(begin if row is None else row, params)
 

@@ -25,7 +25,7 @@ from benchmarks.search_quality.scores import (
 
 @dataclass(frozen=True)
 class Said:
-    """What one of our jobs says of itself: trials built, how far its latency predictions were off, what its machinery cost."""
+    """What one of our jobs says of itself: trials measured, how far its latency predictions were off, what its machinery cost."""
 
     method: str
     seed: int

@@ -8,6 +8,7 @@ import pytest
 from domain.job import JobState
 from domain.measurement import Measurement
 from domain.outcome import Blame, Failed
+from domain.ports import JobSnapshot
 from search.loop import SearchLoop
 from search.models import fit_models, network_of, second_half_errors
 from search.options import Parts
@@ -73,6 +74,17 @@ def test_a_target_where_probes_cannot_be_measured_does_without():
     assert view.job.state is JobState.SUCCEEDED
     assert view.measurements["probes:0"].state.is_terminal and count_probed(view, 0) == 0
     assert len(view.succeeded(0)) >= 5
+
+
+def test_nothing_is_learnt_from_a_device_that_failed_its_health_check_afterwards():
+    view = run(World(groups=MANY), until=1)
+    doubted = tuple(
+        measurement.model_copy(update={"is_suspect": measurement.key == "probes:0"})
+        for measurement in view.snapshot.measurements
+    )
+    assert count_probed(view, 0) > 0
+    again = View(JobSnapshot(view.job, view.snapshot.trials, view.snapshot.builds, doubted))
+    assert count_probed(again, 0) == 0 and probed(again, 0, network_of(view, 0), "fp32") == []
 
 
 def test_a_target_of_another_precision_starts_from_its_own_trials():

@@ -7,6 +7,7 @@ from itertools import pairwise
 from domain.job import JobState
 from search.finals import finalists, search_front
 from search.front import build_front
+from search.gaps import speedups_of_use
 from search.loop import SearchLoop
 from search.models import fit_models, network_of
 from search.probes import count_probed
@@ -69,6 +70,12 @@ def test_predictors_and_sampler_learn_nothing_from_zeros():
     assert all(told_of(trial, view).kind == "fail" for trial in with_zeros)  # type: ignore[union-attr]
     models = fit_models(view, 0)
     assert models.latency["fp32"].points == len(view.succeeded(0)) - len(with_zeros) + count_probed(view, 0)
+
+
+def test_what_zeros_bought_does_not_move_the_samplers_range():
+    view = run({"2:4": 100.0})
+    with_zeros = [1 / trial.values.latency_ratio for trial in view.succeeded(0) if trial.candidate.zeros == "2:4"]
+    assert max(with_zeros) > 50 > speedups_of_use(view, 0)[0]
 
 
 def test_no_other_candidate_is_cut_from_a_network_with_zeros():
