@@ -8,7 +8,7 @@ import platform
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -41,7 +41,7 @@ from pruning.cost import count_macs, count_params
 from pruning.datasets import load_data, state_of
 from pruning.datasets.splits import CheckedSplits
 from pruning.dense import Dense, open_dense
-from pruning.exporters import Exporter, make_exporter
+from pruning.exporters import Exporter, ExportFailed, make_exporter
 from pruning.exporters.outputs import with_outputs
 from pruning.exporters.precision import CALIBRATION_SAMPLES, require_precision
 from pruning.gpu import make_exact, unless_spent
@@ -347,12 +347,15 @@ class TorchBuilder:
         found = []
         with watch.measure("probes"):
             for candidate in shapes(groups, blocks):
-                with watch.hold():
+                with (
+                    watch.hold(),
+                    suppress(ExportFailed),
+                ):  # a job ends for its candidates, not for what a probe would tell
                     model, inputs, outputs = to_export(dense, dense.pruned_as(candidate, nullcontext), request)
                     file = exporter.export(model, inputs)
                     check = exporter.check(file, inputs, outputs)
-                stored = self._stored(exporter, file, check, "fp32", None, weighs=False)
-                found.append(LatencyProbe(widths=candidate.widths, dropped=candidate.dropped, file=stored))
+                    stored = self._stored(exporter, file, check, "fp32", None, weighs=False)
+                    found.append(LatencyProbe(widths=candidate.widths, dropped=candidate.dropped, file=stored))
         return tuple(found)
 
     def _recover(

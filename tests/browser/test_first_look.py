@@ -43,4 +43,9 @@ def test_this_machine_is_there_as_a_device(inside: Watched) -> None:
     inside.go("#/devices")
     inside.page.click("tbody a >> nth=0")
     inside.page.wait_for_selector("h2:has-text('Health')")
-    inside.page.wait_for_selector("text=onnxruntime")
+    runtimes = inside.page.locator(
+        "table:has(caption:text-is('Runtimes')) tbody tr"
+    )  # health checks name runtimes, too
+    row = runtimes.filter(has=inside.page.locator("th:text-is('onnxruntime')"))
+    row.wait_for()
+    assert "works" in row.inner_text()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import onnx
@@ -30,6 +31,8 @@ from domain.outcome import Blame, Failed
 from domain.ports import BuildAbandoned
 from pruning.builder import TorchBuilder
 from pruning.datasets import load_data
+from pruning.exporters import ExportFailed
+from pruning.exporters.onnx import OnnxExporter
 from pruning.models import build_model
 from pruning.weights import dump_weights
 from tests.unit.pruning.folder import FolderStore
@@ -212,6 +215,22 @@ def test_the_latency_probes_are_files_of_the_widths_they_say(store: FolderStore,
         gone = {name for name in probe.widths if is_inside(name, probe.dropped)}
         assert channels == {width for name, width in probe.widths.items() if name not in gone}
         assert probe.file.artifact.size_bytes < dense.size_bytes
+
+
+def test_a_probe_that_cannot_be_a_file_is_left_out(
+    builder: TorchBuilder, prepared: BuildResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = OnnxExporter.check
+    sizes = sorted(probe.file.artifact.size_bytes for probe in prepared.probes)
+
+    def check(self: OnnxExporter, file: bytes, inputs: Any, outputs: Any) -> Mapping[str, np.ndarray]:
+        if len(file) == sizes[0]:
+            raise ExportFailed("It gives other outputs.")
+        return real(self, file, inputs, outputs)
+
+    monkeypatch.setattr(OnnxExporter, "check", check)
+    again = _built(_build(builder, PrepareRequest(model=MODEL, data=DATA, batch=2)))
+    assert sorted(probe.file.artifact.size_bytes for probe in again.probes) == sizes[1:]
 
 
 def test_building_leaves_the_dense_model_alone(builder: TorchBuilder, prepared: BuildResult) -> None:

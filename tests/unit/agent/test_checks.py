@@ -58,6 +58,28 @@ def test_rounding_is_no_wrong_answer(precision: str, error: float) -> None:
     assert verify(Doubling(error=error), check(), batch=4, precision=precision) == pytest.approx(error, rel=0.05)
 
 
+def _sigmoid(logits: Array) -> Array:
+    return np.asarray(1 / (1 + np.exp(-logits)), np.float32)
+
+
+class Sigmoid(Doubling):
+    """A yes or no, sure of some samples; off by ``error`` before its last step."""
+
+    def outputs(self) -> dict[str, Array]:
+        return {"y": _sigmoid(self.x[:, :1] + np.float32(self.error))}
+
+
+def test_one_sure_no_is_judged_beside_the_other_answers() -> None:
+    """Alone in its batch it is next to 0, and any rounding is a large part of it."""
+    x = np.array([[2.0, 0], [-0.5, 0], [-14.0, 0]], np.float32)
+    yes = _sigmoid(x[:, :1])
+    assert verify(Sigmoid(error=0.5), Check({"x": x}, {"y": yes}), batch=1, precision="int8") < 0.4
+    only = Check({"x": x[2:]}, {"y": yes[2:]})  # 8e-7, next to which a sigmoid has no digits
+    assert verify(Sigmoid(error=0.05), only, batch=1, precision="fp32") == 0
+    with pytest.raises(WrongOutput, match="differs"):
+        verify(Sigmoid(error=0.5), only, batch=1, precision="fp32")
+
+
 def test_nan_is_wrong_in_every_precision() -> None:
     with pytest.raises(WrongOutput, match="NaN"):
         verify(Doubling(error=float("nan")), check(), batch=4, precision="int8")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from domain.errors import Invalid
 from domain.job import ModelSpec
 from pruning.exporters import ExportFailed, exporter_names, make_exporter
+from pruning.exporters.outputs import compare
 from pruning.groups import find_groups
 from pruning.models import build_model
 from pruning.surgery import prune_to_widths
@@ -63,6 +64,14 @@ def test_a_file_of_other_weights_is_caught() -> None:
     with torch.no_grad(), pytest.raises(ExportFailed) as caught:
         exporter.check(exporter.export(one, inputs), inputs, other(inputs))
     assert caught.value.code == "export_differs"
+
+
+def test_a_sure_no_may_be_off_by_what_a_sigmoid_rounds_and_no_more() -> None:
+    wanted = torch.tensor([[1.7e-5], [3e-6]])
+    compare("onnx", wanted + 5e-8, wanted)
+    for given, than in ((wanted + 2e-7, wanted), (5e-8 - wanted, -wanted)):  # too much; no probabilities
+        with pytest.raises(ExportFailed, match="other outputs"):
+            compare("onnx", given, than)
 
 
 def test_what_onnx_cannot_say_is_an_export_failure() -> None:
