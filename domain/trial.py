@@ -72,3 +72,8 @@ class Trial(BaseModel):
     reason: str | None = None
     created_at: datetime
     finished_at: datetime | None = None
+
+    @property
+    def seed_stem(self) -> str:
+        """The name of the seed without the mark of what the space cannot express; empty where the sampler chose."""
+        return (self.seed_name or "").removesuffix("~")

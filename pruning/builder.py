@@ -35,7 +35,6 @@ from domain.errors import FieldProblem, Invalid, PruneloopError, Unavailable
 from domain.formats import ONNX
 from domain.outcome import Blame, Failed
 from domain.ports import ArtifactStore, BuildAbandoned, BuildProgress, Hold
-from pruning.accuracy import predict
 from pruning.checkpoint import NONE, Checkpoints
 from pruning.cost import count_macs, count_params
 from pruning.datasets import load_data, state_of
@@ -45,13 +44,13 @@ from pruning.exporters import Exporter, ExportFailed, make_exporter
 from pruning.exporters.outputs import with_outputs
 from pruning.exporters.precision import CALIBRATION_SAMPLES, require_precision
 from pruning.gpu import make_exact, unless_spent
-from pruning.groups import Group
 from pruning.latency_probes import shapes
 from pruning.models import check_model
 from pruning.network import describe_layers
 from pruning.precision import choose_compute, choose_device, faster_compute
 from pruning.recovery import Recipe, batch_of, dense_recipe, reestimate_batch_norm, train
 from pruning.reports import of_first, report, sizes_of
+from pruning.sensitivity import score_groups
 from pruning.skipping import score_blocks
 from pruning.stopwatch import Stopwatch
 from pruning.surgery import read_widths
@@ -59,8 +58,7 @@ from pruning.wanted import no_denormals, to_export, wanted_files
 from pruning.weights import dump_weights, load_weights
 from pruning.zeros import set_zeros
 
-SENSITIVITY_SPARSITIES = (0.5, 0.75)
-SENSITIVITY_SAMPLES = 320  # of val, and half as many calibration samples: a few dozen evaluations must stay cheap
+SENSITIVITY_SAMPLES = 200  # of val, and half as many calibration samples: a few dozen evaluations must stay cheap
 CACHED_MODELS = 2
 EXPORT_CODES = frozenset(
     {"export_failed", "export_differs", "export_timeout", "exporter_missing", "batch_not_available"}
@@ -164,7 +162,7 @@ class TorchBuilder:
         with watch.measure("evaluate"):
             search = dense.evaluate(dense.model, "val", watch.hold)
         with watch.measure("sensitivity"):
-            infos = self._sensitivity(dense, watch)
+            infos = score_groups(dense, watch, samples=SENSITIVITY_SAMPLES)
             blocks = score_blocks(dense, watch, samples=SENSITIVITY_SAMPLES)
         weights = self._store_weights(dense.model)
         artifacts = self._export(dense, dense.model, request, request.precisions, search, watch)
@@ -313,24 +311,6 @@ class TorchBuilder:
             exporter = make_exporter(format)
             with watch.measure("export"), watch.hold():
                 exporter.check(exporter.export(on_cpu, inputs), inputs, outputs)
-
-    def _sensitivity(self, dense: Dense, watch: Stopwatch) -> tuple[GroupInfo, ...]:
-        """Narrow one group at a time, re-estimate batch norm, and note what a fixed subset of val loses."""
-        inputs = dense.splits.val[0][:SENSITIVITY_SAMPLES]
-        labels = dense.labels("val", watch.hold)[:SENSITIVITY_SAMPLES]
-        calibration = dense.calibration()[0]
-        base = dense.score(predict(dense.model, inputs, dense.compute, hold=watch.hold, is_rough=True), labels)
-        mix = Candidate(sparsity={}, widths={}).importance
-        groups = dense.groups().groups
-        cases = [(group, sparsity) for group in groups for sparsity in SENSITIVITY_SPARSITIES]
-        losses: dict[str, dict[str, float]] = {group.name: {} for group in groups}
-        for number, (group, sparsity) in enumerate(cases):
-            model = dense.prune({group.name: _narrowed(group, sparsity)}, mix, watch.hold)
-            reestimate_batch_norm(model, calibration, dense.compute, hold=watch.hold, samples=SENSITIVITY_SAMPLES // 2)
-            after = dense.score(predict(model, inputs, dense.compute, hold=watch.hold, is_rough=True), labels)
-            losses[group.name][str(sparsity)] = round(base - after, 6)
-            watch.tell((number + 1) / len(cases))
-        return tuple(group.info.model_copy(update={"sensitivity": losses[group.name]}) for group in groups)
 
     def _latency_probes(
         self,
@@ -490,10 +470,6 @@ class TorchBuilder:
 
 def _is_same_network(one: Candidate, other: Candidate) -> bool:
     return (one.kept_widths, one.dropped, one.zeros) == (other.kept_widths, other.dropped, other.zeros)
-
-
-def _narrowed(group: Group, sparsity: float) -> int:
-    return max(1, round(group.channels * (1 - sparsity)))
 
 
 def _failed(watch: Stopwatch, reason: str, code: str, blame: Blame, *, retryable: bool = False) -> Failed:

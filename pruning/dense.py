@@ -75,9 +75,14 @@ class Dense:
         return inputs[index], None if labels is None else labels[index]
 
     def teacher(self, hold: Hold) -> Tensor:
-        """Return the dense model's logits on train, shape ``(N, classes)``."""
+        """Return the dense model's logits on train, shape ``(N, classes)``.
+
+        Of classes they may be rough: what a student is told of the others is softened anyway, and the pass over all of train is
+        a good part of a first candidate. Numbers to come close to are exact.
+        """
         if self._teacher is None:
-            self._teacher = predict(self.model, self.splits.train[0], self.compute, hold=hold)
+            is_rough = self.metric.task is Task.CLASSES
+            self._teacher = predict(self.model, self.splits.train[0], self.compute, hold=hold, is_rough=is_rough)
         return self._teacher
 
     def labels(self, split: str, hold: Hold) -> Tensor:

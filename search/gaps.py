@@ -92,7 +92,7 @@ def speedups_of_use(view: View, target: int) -> tuple[float, float]:
 
 def between(space: SearchSpace, view: View, target: int, models: Models) -> Seed | None:
     """Return a candidate for the widest gap that none was made for yet; None where there is none, or nothing lies in it."""
-    tried = {(trial.seed_name or "").removesuffix("~") for trial in view.trials_of(target)}
+    tried = {trial.seed_stem for trial in view.trials_of(target)}
     seen = view.identities_of(target)
     for gap in gaps(view, target):
         if gap.name in tried:

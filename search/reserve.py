@@ -13,7 +13,7 @@ from search.view import View
 # Of the wall budget: past that a search for fewer finals serves better than many finals of no search.
 MOST_FOR_FINALS = 0.4
 SESSION_S = 2.0  # fetch, load, check and warm-up of a measuring session
-MARGIN = 1.15  # an epoch takes a little longer at one time than at another
+MARGIN = 1.2  # an epoch takes a little longer at one time than at another
 FINAL_OVER_TRIAL = 1.5
 SPARED = ("prune", "hold")  # stages of a trial's build that a final's hardly has
 

@@ -9,6 +9,7 @@ Source: progressive shrinking by latency budgets as in NetAdapt, arXiv:1804.0323
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from domain.candidate import Candidate
@@ -25,9 +26,11 @@ CHAIN = "chain-"
 SHARED = "from-"
 # What a link leaves of the latency of the one before: little while nothing is lost, for wide networks take long to recover and
 # a faster one that lost nothing makes them pointless; more the nearer the chain comes to what may be lost.
-STEPS = ((0.25, 0.64), (1.0, 0.76), (float("inf"), 0.86))
+STEPS = ((1 / 6, 0.42), (0.5, 0.64), (1.0, 0.76), (float("inf"), 0.86))
 LEAST_LIMIT = 0.01  # of accuracy: how much a user who allows no loss is taken to allow here
 LEAST_STEP = 0.97  # what counts as faster at all
+BOLD = 0.6  # a step that leaves less may have lost more than it need
+WALL = 0.9  # nearer to a link that went too far there is no room for another
 INSIDE = 0.98  # of a limit: aimed at the limit itself, half of the candidates would miss it
 NARROWEST_TRIES = 4  # ever bolder steps where a link decodes to widths known before
 
@@ -63,15 +66,36 @@ def is_chain_pending(view: View, target: int) -> bool:
 def next_link(space: SearchSpace, view: View, target: int, models: Models, *, limit: int) -> Seed | None:
     """Return the next link of a target's chain; None where it has come to its end.
 
-    It ends where a link lost far more than a front has use for, where nothing is left to narrow, or after ``limit`` links.
+    From a link that went too far the way leads back: the next one is cut from the link before it, half-way. The chain ends where no
+    room is left before one that lost far more than a front has use for, where nothing is left to narrow, or after ``limit`` links.
     """
     links = chain_of(view, target)
-    if len(links) >= limit or (links and _is_spent(view, target, links[-1])):
+    if len(links) >= limit:
         return None
-    step = _step(view, target, links)
     latency = models.latency[space.precisions[0]]
-    begin = space.network.dense if not links else space.row_of(links[-1].candidate)
-    at = latency.predict(begin)
+
+    def ratio_of(link: Trial) -> float:
+        return latency.predict(space.row_of(link.candidate))
+
+    last: Trial | None = None  # the link to go on from
+    at = latency.predict(space.network.dense)
+    spent, bold = 0.0, []
+    for link in links:
+        ratio, lost = ratio_of(link), _lost(view, target, link)
+        if lost > allowed_drop(view.spec):
+            spent = max(spent, ratio)
+        elif lost > _limit(view) and ratio < BOLD * at:
+            bold.append(ratio)
+        else:
+            last, at = link, ratio
+    step = _step(view, target, last)
+    near = [math.sqrt(wall / at) for wall in bold if wall < WALL**2 * at]
+    if spent:
+        near.append(math.sqrt(min(1.0, spent / at)))
+    step = max([step, *near])
+    if step > WALL:
+        return None
+    begin = space.network.dense if last is None else space.row_of(last.candidate)
     seen = view.identities_of(target)
     params = space.in_precision(space.neutral, space.precisions[0])
     for boldness in range(1, NARROWEST_TRIES + 1):
@@ -89,7 +113,7 @@ def aimed(space: SearchSpace, view: View, target: int, models: Models) -> Seed |
     """Return a candidate aimed just inside a limit the user gave, in a precision where none was; None: all were, or no limit."""
     spec = view.spec.targets[target]
     baseline = view.measurements.get(f"baseline:{target}")
-    tried = {(trial.seed_name or "").removesuffix("~") for trial in view.trials_of(target)}
+    tried = {trial.seed_stem for trial in view.trials_of(target)}
     for precision in space.precisions:
         scale = models.latency[precision].scale
         ratios = [scale / spec.speedup] if spec.speedup is not None else []
@@ -136,8 +160,7 @@ def in_other_precisions(space: SearchSpace, view: View, target: int, models: Mod
         for precision in space.precisions[1:]:
             candidate = link.candidate.model_copy(update={"precision": precision})
             if candidate.identity not in seen:
-                stem = (link.seed_name or "").removesuffix("~")
-                return seed_of(space, models, _named(space, stem, precision), candidate)
+                return seed_of(space, models, _named(space, link.seed_stem, precision), candidate)
     return None
 
 
@@ -157,17 +180,19 @@ def _named(space: SearchSpace, name: str, precision: str) -> str:
     return name if precision == space.precisions[0] else f"{name}-{precision}"
 
 
-def _step(view: View, target: int, links: list[Trial]) -> float:
-    """Return how much of the last link's latency the next one shall leave, by what was lost so far."""
-    built = view.built(links[-1]) if links else None
-    lost = view.dense_accuracy(target) - built.accuracy.search if built is not None else 0.0
-    share = lost / max(view.spec.objective.max_drop, LEAST_LIMIT)
+def _step(view: View, target: int, link: Trial | None) -> float:
+    """Return how much of a link's latency the next one shall leave, by what was lost so far."""
+    share = (_lost(view, target, link) if link is not None else 0.0) / _limit(view)
     return next(step for most, step in STEPS if share <= most)
 
 
-def _is_spent(view: View, target: int, link: Trial) -> bool:
-    """Return whether a link went too far to be cut further: it was not built, or lost more than any front has use for."""
+def _lost(view: View, target: int, link: Trial) -> float:
+    """Return the accuracy a link lost: nothing as long as it is built, all where it could not be."""
     built = view.built(link)
     if built is None:
-        return link.state.is_terminal
-    return view.dense_accuracy(target) - built.accuracy.search > allowed_drop(view.spec)
+        return math.inf if link.state.is_terminal else 0.0
+    return view.dense_accuracy(target) - built.accuracy.search
+
+
+def _limit(view: View) -> float:
+    return max(view.spec.objective.max_drop, LEAST_LIMIT)

@@ -109,7 +109,8 @@ class TargetStudy:
         if seed is not None:
             self._study.enqueue_trial(params=dict(seed.params))
         else:
-            distributions = self._space.within(*speedups_of_use(view, self._target))
+            low, high = speedups_of_use(view, self._target)
+            distributions = self._space.within(low, min(high, self._space.reach(models)))
         self._study.sampler = make_sampler(
             preset, seed=ask_seed(self._seed, self._target, number), distributions=distributions
         )

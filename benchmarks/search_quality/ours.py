@@ -33,6 +33,7 @@ MARGIN_S = 4.0
 SETTING = "PRUNELOOP_"
 POLL_S = 0.5
 PATIENCE_S = 120.0
+QUIET_S = 5.0
 
 
 def job_of(
@@ -94,7 +95,7 @@ def run(cell: Cell, weights: Path, data: Path | None, shelf: Shelf) -> float:
     data_dir.chmod(0o755)  # PostgreSQL runs as another user where we are root
     try:
         with _environment(cell.options), running_server(data_dir, Console(quiet=True)) as client:
-            wait_for_device(client)
+            _wait_until_up(client, wait_for_device(client).id)
             uploads = {
                 "weights": client.upload_artifact(weights, ArtifactKind.WEIGHTS).digest,
                 "data": client.upload_artifact(data, ArtifactKind.DATA).digest if data is not None else None,
@@ -104,6 +105,18 @@ def run(cell: Cell, weights: Path, data: Path | None, shelf: Shelf) -> float:
     finally:
         _stop_servers(data_dir)
         shutil.rmtree(data_dir, ignore_errors=True)
+
+
+def _wait_until_up(client: PruneloopClient, device_id: str) -> None:
+    """Wait until a device that has just started has checked all its runtimes: that is starting, and takes both cores."""
+    checks, since = -1, time.monotonic()
+    while checks < 1 or time.monotonic() - since < QUIET_S:
+        found = len(client.health(device_id))
+        if found != checks:
+            checks, since = found, time.monotonic()
+        if time.monotonic() - since > PATIENCE_S:
+            raise SystemExit(f"Device {device_id} has not checked itself in {PATIENCE_S:.0f} s.")
+        time.sleep(POLL_S)
 
 
 def _follow(client: PruneloopClient, job: Mapping[str, Any], budget_s: float, shelf: Shelf) -> float:

@@ -100,7 +100,8 @@ def test_prepare_trains_finds_groups_and_measures_their_sensitivity(prepared: Bu
     assert [group.name for group in prepared.groups] == list(prepared.widths)
     assert prepared.widths == {group.name: group.channels for group in prepared.groups}
     for group in prepared.groups:
-        assert set(group.sensitivity) == {"0.5", "0.75"}
+        asked = {"0.75", "0.5"} if group.sensitivity["0.75"] > 0.01 else {"0.75"}  # half, where three quarters cost
+        assert set(group.sensitivity) == asked
         assert all(-1 <= loss <= 1 for loss in group.sensitivity.values())
     assert max(group.sensitivity["0.75"] for group in prepared.groups) > 0
     assert [layer.name for layer in prepared.unprunable] == ["classifier"]

@@ -19,7 +19,7 @@ from domain.build import (
     PrepareRequest,
     SplitSizes,
 )
-from domain.candidate import GroupInfo, UnprunableLayer
+from domain.candidate import Candidate, GroupInfo, UnprunableLayer
 from domain.formats import why_not
 from domain.measurement import CandidateTiming, FileTiming, Measured, Measurement, MeasurementOutcome, Verdict
 from domain.outcome import Failed
@@ -63,6 +63,7 @@ class FakeBuilder:
     def __init__(self, groups: tuple[GroupInfo, ...] = FEW) -> None:
         self.groups = groups
         self.fault: Callable[[BuildRequest], Failed | None] = lambda request: None
+        self.mishap: Callable[[Candidate], float] = lambda candidate: 0.0  # what a recovery gone wrong costs more
         self.latency_by_digest: dict[str, float] = {}
         self.zeros_gain: dict[str, float] = {}  # what a pattern of zeros divides the latency by; none: nothing
 
@@ -78,6 +79,7 @@ class FakeBuilder:
             lost *= 1.0 - 0.2 * candidate.importance.taylor
             lost += 0.01 * abs(math.log(candidate.recovery.learning_rate / 0.03))
             lost += 0.004 if candidate.zeros else 0.0
+            lost += self.mishap(candidate)
         if isinstance(request, FinalRequest) and candidate is not None:
             lost /= 3
         is_dense_final = isinstance(request, FinalRequest) and candidate is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from domain.build import CandidateRequest
+from domain.candidate import GroupInfo
 from domain.job import JobState
 from domain.trial import TrialState
 from search.inherit import inherited, lineage
@@ -17,9 +18,20 @@ from search.view import View
 from tests.unit.search.fakes import FakeLauncher, World, make_spec
 from tests.unit.search.surfaces import MANY
 
+TAME = tuple(
+    one.model_copy(update={"sensitivity": {at: lost / 4 for at, lost in one.sensitivity.items()}}) for one in MANY
+)
 
-def run(trials: int = 40, *, parts: Parts | None = None, done: int | None = None, **spec: object) -> tuple[World, View]:
-    world = World(groups=MANY)
+
+def run(
+    trials: int = 40,
+    *,
+    parts: Parts | None = None,
+    done: int | None = None,
+    groups: tuple[GroupInfo, ...] = MANY,
+    **spec: object,
+) -> tuple[World, View]:
+    world = World(groups=groups)
     job, _ = world.create_job(make_spec(**{"budget": {"trials": trials}, "objective": {"max_drop": 0.1}, **spec}))
     lease = world.lease_search("test", lease_s=15.0)
     assert lease is not None
@@ -35,7 +47,7 @@ def start_of(view: View, number: int) -> CandidateRequest:
 
 
 def test_each_link_is_cut_from_the_one_before_and_is_faster():
-    _, view = run()
+    _, view = run(groups=TAME)
     links = chain_of(view, 0)
     assert len(links) >= 4
     for before, link in pairwise(links):
@@ -46,6 +58,18 @@ def test_each_link_is_cut_from_the_one_before_and_is_faster():
     ratios = [link.values.latency_ratio for link in links if link.values is not None]
     assert ratios == sorted(ratios, reverse=True)
     assert start_of(view, links[0].number).start is None
+
+
+def test_from_a_bold_link_that_lost_more_than_was_allowed_the_chain_goes_half_way_back():
+    _, view = run()
+    links = chain_of(view, 0)
+    first, second = links[:2]
+    assert first.values is not None and second.values is not None
+    lost = first.values.error - (1.0 - view.dense_accuracy(0))
+    assert 0.1 < lost <= 3 * 0.1  # no reason to end a chain
+    assert start_of(view, second.number).start is None  # cut from the dense model again
+    assert first.values.latency_ratio < second.values.latency_ratio < 0.8
+    assert links[-1].values is not None and links[-1].values.latency_ratio < first.values.latency_ratio  # and past it
 
 
 def test_the_next_link_waits_for_the_weights_of_the_last_and_the_device_does_not():
@@ -66,11 +90,20 @@ def test_the_next_link_waits_for_the_weights_of_the_last_and_the_device_does_not
     assert (1, 1) in seen  # one is built while another is measured
 
 
-def test_a_chain_ends_where_a_link_lost_more_than_a_front_has_use_for():
+def test_a_chain_goes_half_way_back_from_a_link_that_lost_too_much_and_ends_between():
     _, view = run(trials=200, objective={"max_drop": 0.002})
     links = chain_of(view, 0)
-    drops = [view.dense_accuracy(0) - built.accuracy.search for t in links if (built := view.built(t)) is not None]
-    assert max(drops[:-1], default=0.0) <= 0.03 < drops[-1]
+    lost = {t.number: view.dense_accuracy(0) - b.accuracy.search for t in links if (b := view.built(t)) is not None}
+    ratios = {t.number: t.values.latency_ratio for t in links if t.values is not None}
+    assert lost[links[0].number] > 0.03  # a bold first step
+    going, least = 1.0, 0.0
+    for before, link in pairwise(links):
+        if lost[before.number] <= 0.03:
+            going = ratios[before.number]
+        else:
+            least = max(least, ratios[before.number])
+        assert least < ratios[link.number] < going, "between the fastest that is allowed and what lost too much"
+    assert any(drop <= 0.03 for drop in lost.values())
     space = SearchSpace(network_of(view, 0), view.spec.recovery)
     assert next_link(space, view, 0, fit_models(view, 0), limit=100) is None
 
@@ -102,7 +135,7 @@ def test_a_candidate_inherits_from_the_nearest_that_contains_it():
 
 
 def test_the_lineage_of_a_link_is_the_chain_before_it():
-    _, view = run()
+    _, view = run(groups=TAME)
     links = chain_of(view, 0)
     assert lineage(view, links[-1]) == links
     assert lineage(view, links[0]) == links[:1]
