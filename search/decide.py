@@ -23,11 +23,11 @@ from domain.work import WorkState
 from search import finals, rejecting
 from search.accounting import elapsed_s, waiting_s
 from search.actions import Action, Ask, End, Enter, FinishTrial, GiveBack, Report, StartBuild, StartMeasurement
+from search.chain import is_chain_pending
 from search.devices import why_no_device, why_stuck
 from search.precision import baseline_scale, first_of, is_mixed, session_key
 from search.probes import is_probing, probe_sessions
 from search.reserve import affordable, search_ends_s
-from search.seeds import is_chain_pending
 from search.stopping import is_searched_out
 from search.told import values_of
 from search.view import View, candidate_key, content_key, failure_of, measured_file, prepare_request

@@ -17,13 +17,14 @@ from pydantic import JsonValue
 
 from domain.candidate import Candidate
 from domain.trial import Trial
+from search.chain import in_other_precisions, next_link
 from search.finals import search_front
 from search.gaps import GAP, between, speedups_of_use
 from search.models import Models, fit_models
 from search.options import Parts
 from search.probes import count_probed
 from search.sampler import Preset, ask_seed, make_sampler
-from search.seeds import Seed, aimed, in_other_precisions, next_link, shared, with_zeros
+from search.seeds import Seed, aimed, shared, with_zeros
 from search.space import SearchSpace
 from search.told import Told, constraint_names, told_of
 from search.view import View, trailing_duplicates

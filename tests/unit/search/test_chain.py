@@ -8,11 +8,11 @@ from domain.build import CandidateRequest
 from domain.candidate import GroupInfo
 from domain.job import JobState
 from domain.trial import TrialState
+from search.chain import chain_of, next_link
 from search.inherit import inherited, lineage
 from search.loop import SearchLoop
 from search.models import fit_models, network_of
 from search.options import Parts
-from search.seeds import chain_of, next_link
 from search.space import SearchSpace
 from search.view import View
 from tests.unit.search.fakes import FakeLauncher, World, make_spec

@@ -9,11 +9,11 @@ import pytest
 
 from domain.build import CandidateRequest
 from domain.candidate import GroupInfo
+from search.chain import chain_of
 from search.finals import search_front
 from search.gaps import BEYOND, GAP, LEAST_LOSS, LEAST_ROOM, NEAR, gaps, speedups_of_use
 from search.loop import SearchLoop
 from search.options import Parts
-from search.seeds import chain_of
 from search.told import allowed_drop, allowed_error
 from search.view import View
 from tests.unit.search.fakes import FakeLauncher, World, make_spec

@@ -12,9 +12,9 @@ from domain.measurement import Measurement
 from domain.outcome import Blame, Failed
 from domain.ports import JobSnapshot
 from domain.trial import Trial, TrialState
+from search.chain import chain_of
 from search.front import build_front
 from search.loop import LoopEnd, SearchLoop
-from search.seeds import chain_of
 from search.view import View
 from tests.unit.search.fakes import FakeLauncher, MemoryArtifacts, World, failed, make_device, make_spec
 from tests.unit.search.surfaces import MANY, QUANTISED

@@ -1,0 +1,143 @@
+"""The chain a search begins with: ever faster networks, each cut from the one before after that was recovered.
+
+Their widths are those the knapsack finds best as the predictors know the target at that moment. It gives a whole front early, the
+predictors something to learn from, and every later candidate a recovered network to inherit from. In a target of several precisions
+each link is then tried in the others.
+
+Source: progressive shrinking by latency budgets as in NetAdapt, arXiv:1804.03230.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from domain.trial import Trial, TrialState
+from search.latency_model import LatencyModel
+from search.models import Models
+from search.seeds import Seed, named, seed_of
+from search.space import SearchSpace
+from search.told import allowed_drop
+from search.view import View
+
+CHAIN = "chain-"
+# What a link leaves of the latency of the one before: little while nothing is lost, for wide networks take long to recover and
+# a faster one that lost nothing makes them pointless; more the nearer the chain comes to what may be lost.
+STEPS = ((1 / 6, 0.42), (0.5, 0.64), (1.0, 0.76), (float("inf"), 0.86))
+LEAST_LIMIT = 0.01  # of accuracy: how much a user who allows no loss is taken to allow here
+LEAST_STEP = 0.97  # what counts as faster at all
+BOLD = 0.6  # a step that leaves less may have lost more than it need
+WALL = 0.9  # nearer to a link that went too far there is no room for another
+NARROWEST_TRIES = 4  # ever bolder steps where a link decodes to widths known before
+
+
+def chain_of(view: View, target: int) -> list[Trial]:
+    """Return the links of a target's chain, in its first precision and in order."""
+    first = view.spec.targets[target].precision[0]
+    return [
+        trial
+        for trial in view.trials_of(target)
+        if (trial.seed_name or "").startswith(CHAIN) and trial.candidate.precision == first
+    ]
+
+
+def is_chain_pending(view: View, target: int) -> bool:
+    """Return whether the chain's last link is still being built: the next one will be cut from it."""
+    links = chain_of(view, target)
+    return bool(links) and links[-1].state is TrialState.BUILDING
+
+
+def next_link(space: SearchSpace, view: View, target: int, models: Models, *, limit: int) -> Seed | None:
+    """Return the next link of a target's chain; None where it has come to its end.
+
+    From a link that went too far the way leads back: the next one is cut from the link before it, half-way. The chain ends where no
+    room is left before one that lost far more than a front has use for, where nothing is left to narrow, or after ``limit`` links.
+    """
+    links = chain_of(view, target)
+    if len(links) >= limit:
+        return None
+    latency = models.latency[space.precisions[0]]
+    at = _standing(space, view, target, links, latency)
+    step = max(_step(view, target, at.link), at.half_way)
+    if step > WALL:
+        return None
+    begin = space.network.dense if at.link is None else space.row_of(at.link.candidate)
+    seen = view.identities_of(target)
+    params = space.in_precision(space.neutral, space.precisions[0])
+    # Where nothing new lies before a bold link, it is passed.
+    beyond = max((wall for wall in at.bold if wall < at.ratio), default=at.ratio * step)
+    for wanted in (at.ratio * step, *(beyond * step**further for further in range(1, NARROWEST_TRIES))):
+        if wanted <= at.spent:
+            return None
+        candidate = space.decode({**params, "speedup": latency.scale / wanted}, models, start=begin, is_close=True)
+        if candidate.identity in seen or candidate.is_dense(list(space.groups)):
+            continue
+        if latency.predict(space.row_of(candidate)) > LEAST_STEP * at.ratio:
+            return None
+        return seed_of(space, models, f"{CHAIN}{len(links) + 1}", candidate)
+    return None
+
+
+def in_other_precisions(space: SearchSpace, view: View, target: int, models: Models) -> Seed | None:
+    """Return a link of the chain in a precision it was not tried in yet; None where all were."""
+    seen = view.identities_of(target)
+    for link in chain_of(view, target):
+        for precision in space.precisions[1:]:
+            candidate = link.candidate.model_copy(update={"precision": precision})
+            if candidate.identity not in seen:
+                return seed_of(space, models, named(space, link.seed_stem, precision), candidate)
+    return None
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """Where a chain stands: the link to go on from (None: the dense model), and predicted latency ratios.
+
+    ``ratio`` of that link; ``spent`` of the slowest one that lost too much, 0 where none did; ``bold`` of those that went too far at a
+    step.
+    """
+
+    link: Trial | None
+    ratio: float
+    spent: float
+    bold: tuple[float, ...]
+
+    @property
+    def half_way(self) -> float:
+        """The step half-way to the next link that went too far, in logarithms; 0 where there is none."""
+        walls = [wall for wall in self.bold if wall < WALL**2 * self.ratio] + ([self.spent] if self.spent else [])
+        return max((math.sqrt(min(1.0, wall / self.ratio)) for wall in walls), default=0.0)
+
+
+def _standing(space: SearchSpace, view: View, target: int, links: Sequence[Trial], latency: LatencyModel) -> _Standing:
+    last: Trial | None = None
+    at, spent = latency.predict(space.network.dense), 0.0
+    bold: list[float] = []
+    for link in links:
+        ratio, lost = latency.predict(space.row_of(link.candidate)), _lost(view, target, link)
+        if lost > allowed_drop(view.spec):
+            spent = max(spent, ratio)
+        elif lost > _limit(view) and ratio < BOLD * at:
+            bold.append(ratio)
+        else:
+            last, at = link, ratio
+    return _Standing(last, at, spent, tuple(bold))
+
+
+def _step(view: View, target: int, link: Trial | None) -> float:
+    """Return how much of a link's latency the next one shall leave, by what was lost so far."""
+    share = (_lost(view, target, link) if link is not None else 0.0) / _limit(view)
+    return next(step for most, step in STEPS if share <= most)
+
+
+def _lost(view: View, target: int, link: Trial) -> float:
+    """Return the accuracy a link lost: nothing as long as it is built, all where it could not be."""
+    built = view.built(link)
+    if built is None:
+        return math.inf if link.state.is_terminal else 0.0
+    return view.dense_accuracy(target) - built.accuracy.search
+
+
+def _limit(view: View) -> float:
+    return max(view.spec.objective.max_drop, LEAST_LIMIT)
