@@ -94,8 +94,8 @@ def in_other_precisions(space: SearchSpace, view: View, target: int, models: Mod
 class _Standing:
     """Where a chain stands: the link to go on from (None: the dense model), and predicted latency ratios.
 
-    ``ratio`` of that link; ``spent`` of the slowest one that lost too much, 0 where none did; ``bold`` of those that went too far at a
-    step.
+    ``ratio`` of that link; ``spent`` of the slowest one that lost too much, 0 where none did; ``bold`` of those that went too far
+    at once.
     """
 
     link: Trial | None
