@@ -17,7 +17,7 @@ from benchmarks.search_quality.bench import Size
 from benchmarks.search_quality.cells import Cell, Kept, Results, code_of
 from benchmarks.search_quality.clock import Clock, TimeUp
 from benchmarks.search_quality.ours import job_of, job_options, settings_of
-from benchmarks.search_quality.report import Judged, Said, render, said, table
+from benchmarks.search_quality.report import Judged, Said, ablations, render, said, table
 from benchmarks.search_quality.scores import (
     Box,
     Point,
@@ -111,11 +111,19 @@ def _judged() -> Judged:
 
 def test_the_table_says_it_row_by_row() -> None:
     rows = table(_judged(), "ours").splitlines()[2:]
-    assert rows[0].startswith("| **ours:plain** | 1 | 1.000 | 1.000 |")
-    assert "| 20, 30 |" in rows[1]
-    assert rows[2].split("|")[5].strip() == "1.00"
-    assert rows[2].split("|")[-2].strip() == "2"
-    assert "| never | none |" in rows[3]
+    assert len(rows) == 3  # what a variant of ours is worth stands elsewhere
+    assert rows[0].startswith("| **ours** | 2 |") and "| 20, 30 |" in rows[0]
+    assert rows[1].split("|")[5].strip() == "1.00"
+    assert rows[1].split("|")[-2].strip() == "2"
+    assert "| never | none |" in rows[2]
+
+
+def test_a_part_left_out_stands_beside_the_whole_with_the_same_seeds() -> None:
+    runs = (*_runs(), Run("ours:alone", 7, (point(5, 1.5, 0.98),)))  # the whole was not run with this seed
+    lines = ablations(replace(_judged(), runs=runs), "ours").splitlines()
+    whole = area(_runs()[0].points, box_of(runs, 0.98))
+    assert lines[4:] == [f"| plain | 1 | 1.000 | {whole:.3f} | 50 | 20 | 3.00 | 3.00 |"]
+    assert ablations(replace(_judged(), runs=_runs()[:4]), "ours") == ""
 
 
 def test_the_report_names_command_machine_and_verdict() -> None:
