@@ -34,6 +34,7 @@ from pruning.datasets import load_data
 from pruning.exporters import ExportFailed
 from pruning.exporters.onnx import OnnxExporter
 from pruning.models import build_model
+from pruning.sensitivity import LEAST_LOSS
 from pruning.weights import dump_weights
 from tests.unit.pruning.folder import FolderStore
 
@@ -100,7 +101,9 @@ def test_prepare_trains_finds_groups_and_measures_their_sensitivity(prepared: Bu
     assert [group.name for group in prepared.groups] == list(prepared.widths)
     assert prepared.widths == {group.name: group.channels for group in prepared.groups}
     for group in prepared.groups:
-        asked = {"0.75", "0.5"} if group.sensitivity["0.75"] > 0.01 else {"0.75"}  # half, where three quarters cost
+        asked = (
+            {"0.75", "0.5"} if group.sensitivity["0.75"] > LEAST_LOSS else {"0.75"}
+        )  # half, where three quarters cost
         assert set(group.sensitivity) == asked
         assert all(-1 <= loss <= 1 for loss in group.sensitivity.values())
     assert max(group.sensitivity["0.75"] for group in prepared.groups) > 0

@@ -15,6 +15,7 @@ from domain.candidate import Candidate, RecoveryPlan
 from domain.job import DataSpec, ModelSpec
 from domain.outcome import Failed
 from pruning.builder import TorchBuilder
+from pruning.sensitivity import LEAST_LOSS
 from tests.unit.pruning.folder import FolderStore
 
 DATA = DataSpec(name="digits")
@@ -87,7 +88,8 @@ def test_a_transformer_loses_heads_features_and_halves_of_layers(store: FolderSt
     assert prepared.accuracy.search > 0.8
     heads = [group for group in prepared.groups if group.granularity == 1]
     assert [group.channels for group in heads] == [3, 3]
-    assert all(set(group.sensitivity) == {"0.5", "0.75"} for group in prepared.groups)
+    for group in prepared.groups:  # by half only where three quarters cost
+        assert set(group.sensitivity) == ({"0.75", "0.5"} if group.sensitivity["0.75"] > LEAST_LOSS else {"0.75"})
     assert len(prepared.blocks) == 4
     widths = {group.name: 2 if group in heads else group.channels // 2 for group in prepared.groups}
     candidate = Candidate(
