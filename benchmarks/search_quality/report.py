@@ -83,7 +83,14 @@ def render(judged: Sequence[Judged], *, ours: str, command: str, plots: Mapping[
         "measured together, each paired with the dense model, and run in ONNX Runtime on the test split.",
     ]
     for one in judged:
-        parts += [f"## {one.title}", _facts(one), table(one, ours), _sentence(one, ours), ablations(one, ours), said(one)]
+        parts += [
+            f"## {one.title}",
+            _facts(one),
+            table(one, ours),
+            _sentence(one, ours),
+            ablations(one, ours),
+            said(one),
+        ]
         parts += [f"![{Path(plot).stem}]({plot})" for plot in plots.get(one.slug, ())]
     parts += ["## How it was done", HOW, *([notes] if notes else [])]
     return "\n\n".join(part for part in parts if part) + "\n"
