@@ -132,11 +132,12 @@ def _step(view: View, target: int, link: Trial | None) -> float:
 
 
 def _lost(view: View, target: int, link: Trial) -> float:
-    """Return the accuracy a link lost: nothing as long as it is built, all where it could not be."""
+    """Return the accuracy a link lost: nothing as long as it is built, all where it could not be or fell to NaN."""
     built = view.built(link)
     if built is None:
         return math.inf if link.state.is_terminal else 0.0
-    return view.dense_accuracy(target) - built.accuracy.search
+    lost = view.dense_accuracy(target) - built.accuracy.search
+    return lost if math.isfinite(lost) else math.inf
 
 
 def _limit(view: View) -> float:

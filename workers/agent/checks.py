@@ -120,8 +120,9 @@ def _difference(name: str, given: Array, wanted: Array, whole: Array, precision:
     expected, found = wanted.astype(np.float64), given.astype(np.float64)
     if not np.isfinite(found).all() and np.isfinite(expected).all():
         raise WrongOutput(f"Output {name} holds NaN or infinity.")
-    largest = float(np.nanmax(np.abs(whole), initial=0.0))
-    is_probability = largest <= 1 and float(np.nanmin(whole, initial=0.0)) >= 0
+    every = whole.astype(np.float64)
+    largest = float(np.nanmax(np.abs(every), initial=0.0))
+    is_probability = largest <= 1 and float(np.nanmin(every, initial=0.0)) >= 0
     rounding = PROBABILITY_ROUNDING if is_probability else 0.0
     off = max(0.0, float(np.nanmax(np.abs(found - expected), initial=0.0)) - rounding)
     relative = off / max(largest, 1e-6)

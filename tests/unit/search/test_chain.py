@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 from domain.build import CandidateRequest
@@ -132,6 +133,19 @@ def test_a_candidate_inherits_from_the_nearest_that_contains_it():
     assert found is not None and found.candidate.architecture == middle.architecture
     wider_than_all = middle.model_copy(update={"widths": {g.name: g.channels for g in MANY}})
     assert inherited(view, 0, wider_than_all) is None
+
+
+def test_a_link_whose_accuracy_is_no_number_went_too_far():
+    world = World(groups=TAME)
+    world.builder.mishap = lambda candidate: math.nan if candidate.widths["layer2.0"] < 40 else 0.0
+    job, _ = world.create_job(make_spec(budget={"trials": 20}, objective={"max_drop": 0.1}))
+    lease = world.lease_search("test", lease_s=15.0)
+    assert lease is not None
+    SearchLoop(world, FakeLauncher()).run(lease, until=lambda: False)
+    view = View(world.snapshot(job.id))
+    states = [link.state for link in chain_of(view, 0)]
+    assert TrialState.INFEASIBLE in states and TrialState.SUCCEEDED in states
+    assert world.job(job.id).state is JobState.SUCCEEDED
 
 
 def test_the_lineage_of_a_link_is_the_chain_before_it():
