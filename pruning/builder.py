@@ -50,6 +50,7 @@ from pruning.network import describe_layers
 from pruning.precision import choose_compute, choose_device, faster_compute
 from pruning.recovery import Recipe, batch_of, dense_recipe, reestimate_batch_norm, train
 from pruning.reports import of_first, report, sizes_of
+from pruning.rough import Rough
 from pruning.sensitivity import score_groups
 from pruning.skipping import score_blocks
 from pruning.stopwatch import Stopwatch
@@ -162,8 +163,9 @@ class TorchBuilder:
         with watch.measure("evaluate"):
             search = dense.evaluate(dense.model, "val", watch.hold)
         with watch.measure("sensitivity"):
-            infos = score_groups(dense, watch, samples=SENSITIVITY_SAMPLES)
-            blocks = score_blocks(dense, watch, samples=SENSITIVITY_SAMPLES)
+            rough = Rough(dense, SENSITIVITY_SAMPLES, watch.hold)
+            infos = score_groups(rough, watch)
+            blocks = score_blocks(rough, watch)
         weights = self._store_weights(dense.model)
         artifacts = self._export(dense, dense.model, request, request.precisions, search, watch)
         probes = self._latency_probes(dense, infos, blocks, request, watch)

@@ -6,35 +6,28 @@ import torch
 from torch import nn
 
 from domain.candidate import BlockInfo, is_inside
-from pruning.accuracy import predict
 from pruning.blocks import drop_blocks, find_blocks
 from pruning.cost import layer_costs
-from pruning.dense import Dense
-from pruning.recovery import reestimate_batch_norm
+from pruning.rough import Rough
 from pruning.stopwatch import Stopwatch
 
 
-def score_blocks(dense: Dense, watch: Stopwatch, *, samples: int) -> tuple[BlockInfo, ...]:
+def score_blocks(rough: Rough, watch: Stopwatch) -> tuple[BlockInfo, ...]:
     """Skip one block at a time, and note what its weights are like, how far the outputs move and what accuracy is lost.
 
     The outputs are compared right after the block went; accuracy is taken once batch norm was re-estimated without it.
 
     Args:
-        dense: The job's dense model.
-        watch: Told the fraction done; its hold is entered round every batch.
-        samples: Samples of val, and half as many of the calibration samples.
+        rough: Of the job's dense model.
+        watch: Told the fraction done.
     """
-    inputs = dense.splits.val[0][:samples]
-    labels = dense.labels("val", watch.hold)[:samples]
-    whole = predict(dense.model, inputs, dense.compute, hold=watch.hold, is_rough=True)
+    dense, whole = rough.dense, rough.whole
     costs = layer_costs(dense.model, dense.example)
     blocks = find_blocks(dense.model, dense.groups(), dense.example)
     infos = []
     for number, block in enumerate(blocks):
         model = dense.compute.adopt(drop_blocks(dense.model, (block.name,)))
-        skipped = predict(model, inputs, dense.compute, hold=watch.hold, is_rough=True)
-        reestimate_batch_norm(model, dense.calibration()[0], dense.compute, hold=watch.hold, samples=samples // 2)
-        after = predict(model, inputs, dense.compute, hold=watch.hold, is_rough=True)
+        skipped = rough.outputs(model)
         module = dense.model.get_submodule(block.name)
         infos.append(
             BlockInfo(
@@ -44,7 +37,7 @@ def score_blocks(dense: Dense, watch: Stopwatch, *, samples: int) -> tuple[Block
                 params=sum(parameter.numel() for parameter in module.parameters()),
                 weight_norm=weight_norm(module),
                 output_change=float((skipped - whole).norm() / whole.norm().clamp_min(1e-12)),
-                sensitivity=round(dense.score(whole, labels) - dense.score(after, labels), 6),
+                sensitivity=rough.lost(model),
             )
         )
         watch.tell((number + 1) / len(blocks))

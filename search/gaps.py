@@ -2,7 +2,7 @@
 
 The room between a slower and a faster point is the box that a candidate between them could add to what the front dominates:
 how far apart they are in log latency, times the accuracy between them. Half-way is cut from the slower one, so that it inherits.
-Where a first link lost too much at once, this is the way back towards the dense model.
+The dense model is a neighbour, too.
 
 Source: the largest empty box of a bicriteria front, as in adaptive weighted-sum methods: Kim and de Weck, Structural and
 Multidisciplinary Optimization 29 (2005).

@@ -35,25 +35,30 @@ class Options:
     kept: tuple[Ints, ...]
     losses: tuple[Floats, ...]
 
-    @property
-    def narrowest(self) -> Ints:
-        """Return the row of everything cut as far as it may be, and every block dropped that may be."""
-        return np.array([kept[-1] for kept in self.kept])
-
 
 def options_of(loss: LossModel, *, trust: float, multipliers: Mapping[str, float]) -> Options:
     """Return every cut there is, down to the ceilings, with losses over multipliers: above one, prune it more."""
-    kept = [
-        allowed_widths(group, loss.ceiling(group)) if loss.network.has_channels else [group.channels]
-        for group in loss.network.groups
-    ]
-    kept += [[1, 0] if loss.may_drop(block) else [1] for block in loss.network.blocks]
+    kept = _kept(loss)
     names = (*loss.network.names, *(block.name for block in loss.network.blocks))
     losses = [
         np.array([loss.lost(column, one, trust=trust) / multipliers.get(name, 1.0) for one in allowed])
         for column, (name, allowed) in enumerate(zip(names, kept, strict=True))
     ]
     return Options(tuple(np.array(allowed, dtype=np.int64) for allowed in kept), tuple(losses))
+
+
+def narrowest_of(loss: LossModel) -> Ints:
+    """Return the row of everything cut as far as it may be, and every block dropped that may be."""
+    return np.array([kept[-1] for kept in _kept(loss)])
+
+
+def _kept(loss: LossModel) -> list[list[int]]:
+    """Return what each column may be cut to, widest first."""
+    kept = [
+        allowed_widths(group, loss.ceiling(group)) if loss.network.has_channels else [group.channels]
+        for group in loss.network.groups
+    ]
+    return [*kept, *([1, 0] if loss.may_drop(block) else [1] for block in loss.network.blocks)]
 
 
 def allowed_widths(group: GroupInfo, ceiling: float) -> list[int]:

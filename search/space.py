@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from domain.candidate import Candidate, ImportanceMix, RecoveryPlan
 from domain.job import RecoverySpec
 from search import latency_model
-from search.knapsack import narrow, options_of, reaching
+from search.knapsack import narrow, narrowest_of, options_of, reaching
 from search.loss_model import LossModel
 from search.models import Models
 from search.network import Ints, Network
@@ -84,12 +84,12 @@ class SearchSpace:
         The usual target is a guess: 22-fold where 67-fold was reached. ``reach`` tells more once something was measured.
         """
         usual = latency_model.fit(self.network, [])
-        narrowest = options_of(LossModel(self.network, {}), trust=0.5, multipliers={}).narrowest
+        narrowest = narrowest_of(LossModel(self.network, {}))
         return float(max(2.0, 4.0 / usual.formula(narrowest[None])[0]))
 
     def reach(self, models: Models) -> float:
         """Return the largest speed-up that any network of the space is predicted to have, within its precision."""
-        narrowest = options_of(models.loss, trust=0.5, multipliers={}).narrowest
+        narrowest = narrowest_of(models.loss)
         return max(latency.scale / latency.predict(narrowest) for latency in models.latency.values())
 
     def within(self, low: float, high: float) -> dict[str, BaseDistribution]:

@@ -147,11 +147,11 @@ def ablations(judged: Judged, ours: str) -> str:
         whole = [found[ours].areas[index] for index in same]
         if not whole:
             continue
-        one, middle = found[method], found[ours]
+        one, mine = found[method], found[ours]
         lines.append(
             f"| {method.partition(':')[2]} | {len(whole)} | {one.mean:.3f} | {sum(whole) / len(whole):.3f} "
-            f"| {_seconds(one.reached_s)} | {_seconds([middle.reached_s[index] for index in same])} "
-            f"| {_fastest(one.near)} | {_fastest([middle.near[index] for index in same])} |"
+            f"| {_seconds(one.reached_s)} | {_seconds([mine.reached_s[index] for index in same])} "
+            f"| {_fastest(one.near)} | {_fastest([mine.near[index] for index in same])} |"
         )
     if not lines:
         return ""

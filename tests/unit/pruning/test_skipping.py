@@ -19,6 +19,7 @@ from pruning.dense import Dense, open_dense
 from pruning.metrics.scores import accuracy as accuracy_of
 from pruning.precision import Compute
 from pruning.recovery import Recipe, reestimate_batch_norm, train
+from pruning.rough import Rough
 from pruning.skipping import score_blocks, weight_norm
 from pruning.stopwatch import Stopwatch
 from pruning.surgery import read_widths
@@ -45,7 +46,7 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Dense:
 
 def test_a_block_is_scored_by_leaving_it_out_alone(dense: Dense) -> None:
     TOLD.clear()
-    infos = {info.name: info for info in score_blocks(dense, _watch(), samples=200)}
+    infos = {info.name: info for info in score_blocks(Rough(dense, 200, nullcontext), _watch())}
     assert list(infos) == ["stage1.0", "stage1.1", "stage2.1", "stage3.1"]
     assert [fraction for _, fraction in TOLD] == [0.25, 0.5, 0.75, 1.0]
     inputs, labels = dense.splits.val[0][:200], dense.labels("val", nullcontext)[:200]
@@ -70,7 +71,7 @@ def test_a_block_whose_last_norm_is_zero_changes_nothing(dense: Dense) -> None:
     nn.init.zeros_(last.weight)  # type: ignore[arg-type]
     nn.init.zeros_(last.bias)  # type: ignore[arg-type]
     try:
-        info = {info.name: info for info in score_blocks(dense, _watch(), samples=100)}["stage2.1"]
+        info = {info.name: info for info in score_blocks(Rough(dense, 100, nullcontext), _watch())}["stage2.1"]
     finally:
         last.load_state_dict(before)
     assert info.output_change == pytest.approx(0, abs=1e-6)
