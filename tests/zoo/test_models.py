@@ -21,6 +21,7 @@ from pruning.datasets.splits import CheckedSplits
 from pruning.dense import Dense, open_dense
 from pruning.exporters import make_exporter
 from pruning.exporters.outputs import joined
+from pruning.members import Kind
 from pruning.models import build_model
 from pruning.precision import Compute
 from pruning.recovery import Recipe, reestimate_batch_norm, train
@@ -101,7 +102,7 @@ def test_a_model_of_a_library_is_trained_cut_recovered_and_exported(
     before = dense.evaluate(dense.model, "val", nullcontext)
     assert before > 0.8
     groups = dense.groups()
-    assert len(groups.groups) >= least and sum(group.is_declared for group in groups.groups) == heads
+    assert len(groups.groups) >= least and sum(group.kind is Kind.HEADS for group in groups.groups) == heads
     assert all(layer.reason for layer in groups.unprunable)
     widths = {group.name: max(1, round(group.channels * 0.6)) for group in groups.groups}
     pruned = dense.prune(widths, ImportanceMix(l2=1, taylor=1, activation=1), nullcontext)
@@ -132,7 +133,7 @@ def test_attention_that_nobody_described_is_refused_by_the_name_of_its_class(dig
     reasons = {layer.name: layer.reason for layer in dense.groups().unprunable}
     whole = [reason for name, reason in reasons.items() if name.endswith("qkv")]
     assert len(whole) == 2 and all(reason for reason in whole), reasons
-    assert not any(group.is_declared for group in dense.groups().groups)
+    assert not any(group.kind is Kind.HEADS for group in dense.groups().groups)
     logger.info(str(reasons))
 
 
