@@ -1,7 +1,7 @@
 """Networks of the families people bring, trained here and given as they give theirs: an ONNX file, and data as an npz.
 
 Each couples its channels in another way: side by side, by gates, in groups, across a skip and a transposed convolution, through
-steps of time, from embeddings, to several outputs. What they learn is small: digits of scikit-learn, or scenes and ratings drawn here.
+steps of time, from embeddings, to several outputs. What they learn is small: digits of scikit-learn, scenes and ratings drawn here.
 """
 
 from __future__ import annotations

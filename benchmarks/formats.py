@@ -5,7 +5,7 @@
 
 A family is built in and trained on the digits of scikit-learn (BERT reads their 64 pixels as words), or comes as an ONNX file with
 trained weights (``families.py``). It is cut by half in every group, distilled for some epochs, and exported by the builder itself,
-dense and cut, in every format and precision it has. ``accuracy`` is that of the file, run in its own runtime on the 400 test samples.
+dense and cut, in every format and precision it has. ``accuracy`` is that of the file, run in its own runtime on 400 test samples.
 Where an agent has a runtime for the format, the cut file is timed against the dense one of the same format and precision by
 ``pruneloop bench``: one thread, batch 1. All are timed after all are built, so that families may be built side by side
 (``--no-timing``). What cannot be says why. What was done lies in OUT and is not done again.
@@ -226,19 +226,20 @@ def report(made: Bench, among: Sequence[Family] = FAMILIES) -> str:
     lines = [
         "# Formats, measured",
         "",
-        f"`make formats-table`, {when}. {_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python"
-        f" {platform.python_version()}; {packages}; {_converters()}. Load average at the end: {os.getloadavg()[0]:.1f}.",
+        f"`make formats-table`, {when}. {_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()},"
+        f" Python {platform.python_version()}; {packages}; {_converters()}. Load average at the end: {os.getloadavg()[0]:.1f}.",
         "",
-        "Each family is cut by half in every group and distilled; no search took place. The built-in ones are trained on the digits of"
-        " scikit-learn (1,097 training, 400 test images of 8x8 pixels; BERT reads the pixels as 64 words). The others come as users'"
-        " files do: ONNX with trained weights and data as an npz, digits too; but the U-Net takes noise off them, the detector finds"
-        " bright rectangles in scenes of 32x32 and has no labels, and the recommender reads a user, an item and four numbers.",
+        "Each family is cut by half in every group and distilled; no search took place. The built-in ones are trained on "
+        "the digits of scikit-learn (1,097 training, 400 test images of 8x8 pixels; BERT reads the pixels as 64 words). "
+        "The others come as users' files do: ONNX with trained weights and data as an npz, digits too; but the U-Net "
+        "takes noise off them, the detector finds bright rectangles in scenes of 32x32 and has no labels, and the "
+        "recommender reads a user, an item and four numbers.",
         "",
-        "Accuracy is the metric of the very file, run in its own runtime on 400 test samples, in percent (`rmse`: what is left of the"
-        " spread, see [metrics](../how-to/data-formats.md#what-a-job-is-scored-by)). Speed-up: the cut file against the dense one in the"
-        " same runtime and precision, one thread, batch 1, paired, with its 95 % interval; ~ marks a measurement that says itself it"
-        " was too noisy. These networks are small: a file of 0.1 ms is mostly overhead, and the point is that every file runs and"
-        " what it gives, not how fast.",
+        "Accuracy is the metric of the very file, run in its own runtime on 400 test samples, in percent (see "
+        "[metrics](../how-to/data-formats.md#what-a-job-is-scored-by)). Speed-up: the cut file against the dense one in "
+        "the same runtime and precision, one thread, batch 1, paired, with its 95 % interval; ~ marks a measurement that "
+        "says itself it was too noisy. These networks are small: a file of 0.1 ms is mostly overhead, and the point is "
+        "that every file runs and what it gives, not how fast.",
     ]
     lines += ["", *_overview(made, among)]
     for family in among:

@@ -1,7 +1,7 @@
 """What can be removed: groups of channels that hang together, found by tracing the model once.
 
-The only module, with ``surgery``, that talks to Torch-Pruning, and it takes nothing but its dependency graph; which channels
-go is always our own list. See docs/adr/0002-pruning-engine.md for the choice and the traps each guard stands for.
+Only here and in ``coupling``, ``sets`` and ``surgery`` Torch-Pruning is talked to, and nothing but its dependency graph is taken;
+which channels go is always our own list. See docs/adr/0002-pruning-engine.md for the choice and the traps each guard stands for.
 
 Source: Fang et al., DepGraph, CVPR 2023, arXiv:2301.12900, for grouping; Fang et al., Isomorphic Pruning, ECCV 2024,
 arXiv:2407.04616, for comparing groups of one topology only.

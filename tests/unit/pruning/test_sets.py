@@ -58,7 +58,7 @@ class _Regnet(nn.Module):
 
 
 class _Multiplied(nn.Module):
-    """A grouped convolution that makes more than it reads, then a depthwise one; its sets reach the head through a concatenation."""
+    """A grouped convolution that makes more than it reads, then a depthwise one; its sets are read behind a concatenation."""
 
     def __init__(self, norm: int | None = None) -> None:
         super().__init__()
@@ -153,7 +153,9 @@ def test_a_dropped_block_takes_its_sets_along() -> None:
     scores = {group.name: torch.rand(group.channels) for group in groups.groups}
     cut = prune_to_widths(model, groups, {"blocks.1.reduce": 1}, scores, example, dropped=("blocks.0",))
     assert read_widths(cut, groups)["blocks.1.reduce"] == 1
-    assert [group.name for group in regroup(cut, groups, example).groups if group.kind is Kind.SETS] == ["blocks.1.reduce"]
+    assert [group.name for group in regroup(cut, groups, example).groups if group.kind is Kind.SETS] == [
+        "blocks.1.reduce"
+    ]
 
 
 def test_the_search_counts_in_sets_and_sees_what_they_cost() -> None:
@@ -163,7 +165,9 @@ def test_the_search_counts_in_sets_and_sees_what_they_cost() -> None:
     assert info.topology.startswith("sets:inner:") and widths_of(info) == [1, 2, 3, 4]
     assert info.macs == 64 * (12 * 24 + 24 * 6 * 9) + 5 * 24  # the grouped convolution and the gate, too
     layers = {layer.name: layer for layer in describe_layers(model, groups, example)}
-    assert layers["blocks.0.grouped"].out_groups == {"blocks.0.reduce": 6} and layers["blocks.0.grouped"].in_groups == {}
+    assert (
+        layers["blocks.0.grouped"].out_groups == {"blocks.0.reduce": 6} and layers["blocks.0.grouped"].in_groups == {}
+    )
     assert layers["blocks.0.expand"].in_groups == {"blocks.0.reduce": 6}
     assert not any(name.endswith(".scores") for name in layers)  # which is of attentions
 
@@ -213,7 +217,9 @@ def test_sets_that_do_not_fit_are_refused_by_name(model: nn.Module, layer: str, 
 
 
 def test_a_grouped_convolution_of_the_models_own_inputs_is_named() -> None:
-    model = nn.Sequential(nn.Conv2d(4, 8, 3, groups=2), nn.ReLU(), nn.Conv2d(8, 6, 1), nn.Flatten(), nn.Linear(6 * 36, 3))
+    model = nn.Sequential(
+        nn.Conv2d(4, 8, 3, groups=2), nn.ReLU(), nn.Conv2d(8, 6, 1), nn.Flatten(), nn.Linear(6 * 36, 3)
+    )
     groups = find_groups(model.eval(), torch.randn(2, 4, 8, 8))
     assert "no layer here makes" in {one.name: one.reason for one in groups.unprunable}["0"]
     assert [group.name for group in groups.groups] == ["2"]
