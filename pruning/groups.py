@@ -1,7 +1,7 @@
 """What can be removed: groups of channels that hang together, found by tracing the model once.
 
-The only module, with ``surgery``, that talks to Torch-Pruning, and it takes nothing but its dependency graph; which channels
-go is always our own list. See docs/adr/0002-pruning-engine.md for the choice and the traps each guard stands for.
+Only here and in ``coupling``, ``sets`` and ``surgery`` Torch-Pruning is talked to, and nothing but its dependency graph is taken;
+which channels go is always our own list. See docs/adr/0002-pruning-engine.md for the choice and the traps each guard stands for.
 
 Source: Fang et al., DepGraph, CVPR 2023, arXiv:2301.12900, for grouping; Fang et al., Isomorphic Pruning, ECCV 2024,
 arXiv:2407.04616, for comparing groups of one topology only.
@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 import torch_pruning as tp
@@ -21,26 +20,35 @@ from torch import Tensor, nn
 from domain.candidate import GroupInfo, UnprunableLayer
 from domain.errors import FieldProblem, Invalid
 from pruning.cost import LayerCost, layer_costs
+from pruning.coupling import Coupled, couple
 from pruning.heads import find_heads, heads_members, why_attention_is_whole
-from pruning.members import Group, Groups, Member, Role, channel_axis, has_layer, is_depthwise, width_of
+from pruning.members import (
+    CONVOLUTIONS,
+    TRANSPOSED,
+    Group,
+    Groups,
+    Kind,
+    Member,
+    Role,
+    channel_axis,
+    has_layer,
+    is_depthwise,
+    width_of,
+)
+from pruning.narrow import cut_units
+from pruning.sets import couple_sets, why_one_set
 
 __all__ = ["Group", "Groups", "Member", "Role", "cut", "find_groups", "regroup", "require_eager", "trace"]
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_PRODUCERS = (*_CONVOLUTIONS, *_TRANSPOSED, nn.Linear)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-_TRACED_OPS = tuple(
-    getattr(tp.ops, name)
-    for name in ("_ConcatOp", "_SplitOp", "_ReshapeOp", "_ElementWiseOp", "_SliceOp", "_ExpandOp", "_UnbindOp")
-)
+_PRODUCERS = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
+_FINE = 4  # channels: sets of fewer are no steps worth taking alone
 
 
 def find_groups(model: nn.Module, example: Tensor) -> Groups:
-    """Find every coupled channel group that can be narrowed, and the attention heads that modules declare.
+    """Find every coupled group that can be narrowed: of channels, of attention heads, of sets of a grouped convolution or norm.
 
     The model is not changed, may be frozen and may be called under ``no_grad``. A group counts only if a copy with one, and then
-    half, of its channels gone still runs and gives outputs of the same shape.
+    half, of its units gone still runs and gives what the model gives when nobody reads them.
 
     Args:
         model: Eager module, not compiled, scripted or parametrised.
@@ -62,28 +70,31 @@ def find_groups(model: nn.Module, example: Tensor) -> Groups:
     for name, module in graph.model.named_modules():
         if not isinstance(module, _PRODUCERS) or name in taken or module not in graph.module2node:
             continue
-        if isinstance(module, _CONVOLUTIONS) and module.groups > 1:
-            continue  # depthwise layers are carried by the group that feeds them; others are refused with that group
-        members, reason, is_summed = _members_of(graph, module, shared)
+        if isinstance(module, CONVOLUTIONS) and module.groups > 1:
+            continue  # depthwise and grouped layers are carried by the group that feeds them
+        kind, coupled = _coupled(graph, name, shared)
+        members, reason = coupled.members, coupled.reason
         taken |= {member.name for member in members if member.role is Role.PRODUCES} | {name}
         if reason is None and len(set(members[0].root)) < 2:
-            reason = "it has one channel only"
+            reason = why_one_set(model, members) if kind is Kind.SETS else "it has one channel only"
         if reason is None and any((member.name, member.role) in heads for member in members):
             reason = "its channels are attention heads elsewhere"
+        group = Group(_describe(graph.model, name, coupled, kind, costs, stages), members, kind)
         if reason is None:
-            reason = _why_it_cannot_be_narrowed(model, name, members, example)
+            reason = _why_it_cannot_be_narrowed(model, group, example)
         if reason is not None and "outputs" not in reason:  # a plainer word, where the layer is part of an attention
             reason = why_attention_is_whole(graph.model, name) or reason
         if reason is not None:
             unprunable.append(UnprunableLayer(name=name, reason=reason))
-            with_it = {member.name for member in members if member.role is Role.PRODUCES} - {name}
+            makers = {Role.PRODUCES, Role.CARRIES} if kind is Kind.SETS else {Role.PRODUCES}
+            with_it = {member.name for member in members if member.role in makers} - {name}
+            with_it -= {layer.name for layer in unprunable}
             unprunable += [
                 UnprunableLayer(name=one, reason=f"coupled with {name}: {reason}") for one in sorted(with_it)
             ]
             continue
-        info = _describe(graph.model, name, members, costs, stages, is_summed=is_summed)
-        groups.append(Group(info, members))
-    seen = taken | {member.name for group in groups for member in group.members}
+        groups.append(group)
+    seen = taken | {member.name for group in groups for member in group.members} | {layer.name for layer in unprunable}
     for name, module in model.named_modules():
         if isinstance(module, _PRODUCERS) and name not in seen:
             unprunable.append(UnprunableLayer(name=name, reason=_why_unseen(graph.model, name)))
@@ -127,17 +138,20 @@ def regroup(model: nn.Module, groups: Groups, example: Tensor) -> Groups:
     for group in groups.groups:
         if not has_layer(model, group.members[0]):
             continue  # it went with a dropped block
-        if group.is_declared:
-            members, reason = heads_members(model, group), None
+        if group.kind is Kind.HEADS:
+            coupled = Coupled(heads_members(model, group), None, is_summed=False)
+        elif group.kind is Kind.SETS:
+            coupled = couple_sets(graph, group.name, shared, _down_to_one(model, group))
         else:
-            members, reason, _ = _members_of(graph, graph.model.get_submodule(group.name), shared)
+            coupled = couple(graph, group.name, shared)
+        members, reason = coupled.members, coupled.reason
         expected = {member.name for member in group.members if has_layer(model, member)}
         if reason is None and {member.name for member in members} != expected:
             reason = "other layers are coupled than before"
         if reason is not None:
             message = f"Group {group.name!r} cannot be cut further: {reason}. Start from the dense model instead."
             raise Invalid(message, code="groups_changed")
-        found = _describe(graph.model, group.name, members, costs, {}, is_summed=group.info.is_residual)
+        found = _describe(graph.model, group.name, coupled, group.kind, costs, {})
         same = ("stage", "topology", "is_residual", "granularity")
         info = found.model_copy(update={name: getattr(group.info, name) for name in same})
         again.append(replace(group, info=info, members=members))
@@ -188,89 +202,7 @@ def cut(graph: tp.DependencyGraph, root: str, remove: Sequence[int]) -> None:
     graph.get_pruning_group(module, pruner.prune_out_channels, list(remove)).prune()
 
 
-class _Found(NamedTuple):
-    members: tuple[Member, ...]
-    reason: str | None  # why it must stay whole, if it must
-    is_summed: bool  # whether two things are added up somewhere in it: a skip, and not a gate
-
-
-def _members_of(graph: tp.DependencyGraph, root: nn.Module, shared: set[str]) -> _Found:
-    """Return the members of a root's group."""
-    names = {module: name for name, module in graph.model.named_modules()}
-    parameters = {parameter: name for name, parameter in graph.model.named_parameters()}
-    pruner = graph.get_pruner_of_module(root)
-    channels = pruner.get_out_channels(root)
-    members: list[Member] = []
-    reason: str | None = None
-    is_summed = False
-    for item in graph.get_pruning_group(root, pruner.prune_out_channels, list(range(channels))):
-        module, index, mapped = item.dep.target.module, tuple(item.idxs), tuple(item.root_idxs)
-        if isinstance(module, nn.Parameter):
-            name, role = parameters[module], Role.SCALES
-            if not _is_last_wide(module, channels):
-                reason = reason or f"parameter {name} of shape {tuple(module.shape)} has no clear channel dimension"
-        elif isinstance(module, tp.ops._OutputOp):
-            reason = reason or "its channels are the model's outputs"
-            continue
-        elif isinstance(module, _TRACED_OPS):
-            node = item.dep.target
-            is_summed |= len(node.inputs) > 1 and node.grad_fn.name() == "AddBackward0"
-            continue
-        else:
-            name = names[module]
-            is_out = graph.is_out_channel_pruning_fn(item.dep.handler)
-            role_or_reason = _role_of(module, is_out, channels)
-            if isinstance(role_or_reason, str) and not isinstance(role_or_reason, Role):
-                reason = reason or f"coupled with {name}: {role_or_reason}"
-                continue
-            role = role_or_reason
-            if name in shared:
-                reason = reason or f"coupled with {name}, which shares a parameter with another layer"
-        if len(index) != len(mapped) or set(mapped) != set(range(channels)):
-            reason = reason or f"coupled with {name} in part only"
-        members.append(Member(name, role, index, mapped))
-    return _Found(tuple(members), reason, is_summed)
-
-
-def _is_last_wide(parameter: nn.Parameter, channels: int) -> bool:
-    """Whether the last dimension longer than one, which is the one that gets cut, is as long as the group is wide.
-
-    A layer scale ``(C, 1, 1)`` and positions ``(1, tokens, C)`` pass; where other dimensions are as long by chance, cutting the
-    wrong one does not run, which the guard sees.
-    """
-    wide = [size for size in parameter.shape if size > 1]
-    return channels in {*wide[-1:], *parameter.shape[-1:]}
-
-
-def _role_of(module: nn.Module, is_out: bool, channels: int) -> Role | str:
-    if nn.utils.parametrize.is_parametrized(module):
-        return "its weight is parametrised; remove the parametrisation first"
-    if isinstance(module, _CONVOLUTIONS):
-        if module.groups == 1:
-            return Role.PRODUCES if is_out else Role.CONSUMES
-        if is_depthwise(module):
-            return Role.CARRIES
-        return f"a grouped convolution ({module.groups} groups) cannot lose single channels"
-    if isinstance(module, _TRANSPOSED):
-        if module.groups == 1:
-            return Role.PRODUCES if is_out else Role.CONSUMES
-        return f"a grouped transposed convolution ({module.groups} groups) cannot lose single channels"
-    if isinstance(module, nn.Linear):
-        return Role.PRODUCES if is_out else Role.CONSUMES
-    if isinstance(module, _NORMS):
-        return Role.NORMALISES
-    if isinstance(module, nn.LayerNorm):
-        if len(module.normalized_shape) == 1 and module.normalized_shape[0] >= channels:
-            return Role.NORMALISES  # over other values than channels by chance of length: such a cut does not run
-        return f"it normalises over {tuple(module.normalized_shape)}, not over the {channels} channels alone"
-    if isinstance(module, nn.GroupNorm):
-        return f"GroupNorm normalises {module.num_groups} fixed sets of channels together, which a cut would mix up"
-    if isinstance(module, nn.MultiheadAttention):
-        return "nn.MultiheadAttention keeps its heads in one packed weight, which cannot be cut yet"
-    return f"layers of type {type(module).__name__} are not supported yet"
-
-
-def _why_it_cannot_be_narrowed(model: nn.Module, root: str, members: tuple[Member, ...], example: Tensor) -> str | None:
+def _why_it_cannot_be_narrowed(model: nn.Module, group: Group, example: Tensor) -> str | None:
     """Narrow the group by one and then to half on a copy and run it: the guard against what a trace cannot see.
 
     The cut copy must give what the whole model gives when nobody reads the channels that went. A flatten that puts the channels
@@ -278,18 +210,21 @@ def _why_it_cannot_be_narrowed(model: nn.Module, root: str, members: tuple[Membe
     the channels, that is so by its nature, and only that the copy runs is asked.
     """
     graph = trace(model, example)
-    channels = len(set(members[0].root))
-    is_normed = any(isinstance(_member_of(model, member), nn.LayerNorm) for member in members)
+    half = group.channels // 2
+    is_normed = any(isinstance(_member_of(model, member), nn.LayerNorm) for member in group.members)
     with torch.no_grad():
         before = graph.model(example[:2])
-        wanted = None if is_normed else _deaf(graph.model, members, channels // 2)(example[:2])
+        wanted = None if is_normed else _deaf(graph.model, group.members, half)(example[:2])
         try:
-            cut(graph, root, [0])  # what needs even widths, or multiples of a head's size, shows here
-            graph.model(example[:2])
-            cut(graph, root, range(channels // 2 - 1))  # the first half, with the one that is gone
+            if group.kind is Kind.SETS:
+                cut_units(graph.model, [(group, range(half))])
+            else:
+                cut(graph, group.name, [0])  # what needs even widths, or multiples of a head's size, shows here
+                graph.model(example[:2])
+                cut(graph, group.name, range(half - 1))  # the first half, with the one that is gone
             after = graph.model(example[:2])
         except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, AssertionError) as error:
-            return f"the model does not run with fewer of its channels: {str(error).splitlines()[0]}"
+            return f"the model does not run with fewer of its {group.kind}: {str(error).splitlines()[0]}"
     if not isinstance(after, Tensor) or after.shape != before.shape:
         return "its channels are the model's outputs, or change their shape"
     if wanted is not None and not _is_close(after, wanted):
@@ -327,8 +262,8 @@ def _is_close(given: Tensor, wanted: Tensor) -> bool:
 
 def _why_unseen(model: nn.Module, name: str) -> str:
     module = model.get_submodule(name)
-    if isinstance(module, _CONVOLUTIONS) and module.groups > 1:
-        return f"a grouped convolution ({module.groups} groups) cannot lose single channels"
+    if isinstance(module, CONVOLUTIONS) and module.groups > 1:
+        return f"a grouped convolution ({module.groups} groups) of channels that no layer here makes"
     unseen = "it was not reached by a forward pass, or only in a way that hides its channels"
     return why_attention_is_whole(model, name) or unseen
 
@@ -340,39 +275,61 @@ def _why_a_stranger_is_whole(module: nn.Module) -> str:
     return f"layers of type {type(module).__name__} are not supported yet"
 
 
+def _coupled(graph: tp.DependencyGraph, root: str, shared: set[str]) -> tuple[Kind, Coupled]:
+    coupled = couple(graph, root, shared)
+    return (Kind.SETS, couple_sets(graph, root, shared)) if coupled.grouped else (Kind.CHANNELS, coupled)
+
+
+def _down_to_one(model: nn.Module, group: Group) -> frozenset[str]:
+    """Return the grouped convolutions of a group of sets that have one group left: as such they look like any other."""
+    carriers = (member.name for member in group.of_role(Role.CARRIES) if has_layer(model, member))
+    return frozenset(name for name in carriers if model.get_submodule(name).groups == 1)
+
+
 def _describe(
     model: nn.Module,
     root: str,
-    members: tuple[Member, ...],
+    coupled: Coupled,
+    kind: Kind,
     costs: dict[str, LayerCost],
     stages: dict[str, int],
-    *,
-    is_summed: bool,
 ) -> GroupInfo:
+    members = coupled.members
+    makers = (
+        {Role.PRODUCES, Role.CARRIES} if kind is Kind.SETS else {Role.PRODUCES}
+    )  # a grouped one costs as much as any
     producers = [member.name for member in members if member.role is Role.PRODUCES]
-    is_residual = len(producers) > 1 and is_summed
+    is_residual = len(producers) > 1 and coupled.is_summed
+    channels = len(set(members[0].root))
     kinds = sorted({_kind(model, member) for member in members if member.role is not Role.CONSUMES})
     consumers = sorted({_kind(model, member) for member in members if member.role is Role.CONSUMES})
     return GroupInfo(
         name=root,
-        channels=len(set(members[0].root)),
+        channels=channels,
         stage=stages.get(root, 0),
         is_residual=is_residual,
-        topology=f"{'outer' if is_residual else 'inner'}:{'+'.join(kinds)}>{'+'.join(consumers)}",
+        topology=f"{'sets:' * (kind is Kind.SETS)}{'outer' if is_residual else 'inner'}:{'+'.join(kinds)}>{'+'.join(consumers)}",
         members=tuple(dict.fromkeys(member.name for member in members)),
         params=sum(_params_of(model, member) for member in members),
-        macs=sum(costs[name].macs for name in producers if name in costs),
+        macs=sum(costs[member.name].macs for member in members if member.role in makers and member.name in costs),
+        granularity=_step(channels, len(members[0].index)) if kind is Kind.SETS else None,
     )
+
+
+def _step(sets: int, channels: int) -> int:
+    return max(1, min(sets // 2, _FINE * sets // channels))
 
 
 def _kind(model: nn.Module, member: Member) -> str:
     if member.role is Role.SCALES:
         return "scale"
     module = model.get_submodule(member.name)
-    if isinstance(module, (*_CONVOLUTIONS, *_TRANSPOSED)):
+    if isinstance(module, (*CONVOLUTIONS, *TRANSPOSED)):
         kernel = "x".join(str(size) for size in module.kernel_size)
-        kind = "transposed" if isinstance(module, _TRANSPOSED) else "conv"
-        return f"{'depthwise' if member.role is Role.CARRIES else kind}{kernel}"
+        kind = "transposed" if isinstance(module, TRANSPOSED) else "conv"
+        if member.role is Role.CARRIES:
+            kind = "depthwise" if is_depthwise(module) else "grouped"
+        return f"{kind}{kernel}"
     return type(module).__name__.lower()
 
 

@@ -19,7 +19,6 @@ the whole model gives when nobody reads the others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
@@ -30,7 +29,8 @@ from torch import Tensor, nn
 from domain.candidate import GroupInfo, UnprunableLayer
 from pruning.attention import known_layout
 from pruning.cost import LayerCost
-from pruning.members import Group, Member, Role
+from pruning.members import Group, Kind, Member, Role
+from pruning.narrow import cut_units
 
 FUSED_NAMES = frozenset({"qkv", "Wqkv", "qkv_proj", "query_key_value", "c_attn", "in_proj", "to_qkv", "kv", "to_kv"})
 COUNT_NAMES = ("num_heads", "num_attention_heads", "n_heads", "n_head", "heads")
@@ -94,20 +94,6 @@ def heads_members(model: nn.Module, group: Group) -> tuple[Member, ...]:
         heads = _width(model.get_submodule(member.name), member.role) // each // parts
         members.append(_member(member.name, member.role, heads, each, parts))
     return tuple(members)
-
-
-def cut_heads(model: nn.Module, group: Group, remove: Sequence[int]) -> None:
-    """Remove heads of a declared group from a model, in place."""
-    gone = set(remove)
-    for member in group.members:
-        positions = [index for index, head in zip(member.index, member.root, strict=True) if head not in gone]
-        _keep(model.get_submodule(member.name), positions, member.role)
-    left = group.channels - len(gone)
-    each = len(group.of_role(Role.CONSUMES)[0].index) // group.channels
-    for path, value in ((group.count, left), (group.features, left * each)):
-        if path is not None:
-            owner, _, attribute = path.rpartition(".")
-            setattr(model.get_submodule(owner), attribute, value)
 
 
 def _of_a_library(module: nn.Module) -> tuple[Heads, ...]:
@@ -181,7 +167,7 @@ def _group(
         granularity=1,
     )
     count, features = (None if name is None else _join(owner, name) for name in (heads.count, heads.features))
-    return Group(info, members, is_declared=True, count=count, features=features)
+    return Group(info, members, kind=Kind.HEADS, count=count, features=features)
 
 
 def _why_heads_cannot_go(model: nn.Module, group: Group, example: Tensor) -> str | None:
@@ -196,7 +182,7 @@ def _why_heads_cannot_go(model: nn.Module, group: Group, example: Tensor) -> str
     with torch.no_grad():
         wanted = deaf(example[:2])
         try:
-            cut_heads(cut, group, gone)
+            cut_units(cut, [(group, gone)])
             given = cut(example[:2])
         except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, AssertionError) as error:
             return f"the model does not run with fewer of its heads: {str(error).splitlines()[0]}"
@@ -221,20 +207,6 @@ def _params(model: nn.Module, member: Member) -> int:
     assert isinstance(module, nn.Linear)
     has_bias = module.bias is not None and member.role is Role.PRODUCES
     return module.weight.numel() + (module.bias.numel() if has_bias else 0)
-
-
-def _keep(module: nn.Module, positions: list[int], role: Role) -> None:
-    assert isinstance(module, nn.Linear)
-    index = torch.tensor(positions, device=module.weight.device)
-    axis = 1 if role is Role.CONSUMES else 0
-    needs_grad = module.weight.requires_grad
-    module.weight = nn.Parameter(module.weight.detach().index_select(axis, index), requires_grad=needs_grad)
-    if role is Role.CONSUMES:
-        module.in_features = len(positions)
-        return
-    module.out_features = len(positions)
-    if module.bias is not None:
-        module.bias = nn.Parameter(module.bias.detach()[index], requires_grad=module.bias.requires_grad)
 
 
 def _join(owner: str, name: str) -> str:

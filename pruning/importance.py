@@ -19,6 +19,7 @@ from domain.errors import Invalid
 from domain.ports import Hold
 from pruning.groups import Group, Groups, Member, Role
 from pruning.members import channel_axis
+from pruning.narrow import scale_axis
 
 
 @dataclass(frozen=True)
@@ -206,9 +207,7 @@ def _weight_slices(model: nn.Module, member: Member) -> Tensor | None:
     """Return weights by the member's channel dimension, shape ``(its channels, weights each)``; None if it holds none."""
     if member.role is Role.SCALES:
         parameter = model.get_parameter(member.name)
-        # The last dimension that is as long as the group is wide: (C, 1, 1) of a layer scale, (1, tokens, C) of positions.
-        axis = max(axis for axis, size in enumerate(parameter.shape) if size == len(member.index))
-        return parameter.movedim(axis, 0).reshape(len(member.index), -1)
+        return parameter.movedim(scale_axis(parameter, len(member.index)), 0).reshape(len(member.index), -1)
     weight = _parameter(model, member, "weight")
     if weight is None:
         return None

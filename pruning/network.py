@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from domain.network import LayerInfo
 from pruning.cost import layer_costs
 from pruning.groups import Group, Groups, Member, Role
+from pruning.members import TRANSPOSED, Kind
 
 
 def describe_layers(model: nn.Module, groups: Groups, example: Tensor) -> tuple[LayerInfo, ...]:
@@ -43,7 +44,7 @@ def describe_layers(model: nn.Module, groups: Groups, example: Tensor) -> tuple[
             )
         )
     costs = {layer.name: layer for layer in layers}
-    scores = (_scores(group, costs) for group in groups.groups if group.info.granularity is not None)
+    scores = (_scores(group, costs) for group in groups.groups if group.kind is Kind.HEADS)
     return (*layers, *(layer for layer in scores if layer is not None))
 
 
@@ -75,6 +76,6 @@ def _each(group: Group, member: Member) -> int:
 def _channels(module: nn.Module) -> tuple[int, int]:
     weight = module.weight
     assert isinstance(weight, Tensor)
-    if isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+    if isinstance(module, TRANSPOSED):
         return weight.shape[1] * module.groups, weight.shape[0] // module.groups
     return weight.shape[0], weight.shape[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,8 @@ from domain.candidate import is_inside
 from domain.errors import FieldProblem, Invalid, PruneloopError
 from pruning.blocks import drop_blocks
 from pruning.groups import Group, Groups, Member, Role, cut, trace
-from pruning.heads import cut_heads
-from pruning.members import channel_axis, has_layer, width_of
+from pruning.members import Kind, channel_axis, has_layer, width_of
+from pruning.narrow import cut_units
 
 
 class SurgeryFailed(PruneloopError):
@@ -60,19 +61,19 @@ def prune_to_widths(
     groups = Groups(left, groups.unprunable)
     _check_widths(groups, widths)
     model = drop_blocks(model, dropped) if dropped else model
-    graph = trace(model, example)
-    planned_loss = 0
-    # Heads last: the graph does not hear of them.
-    for group in sorted(groups.groups, key=lambda group: group.is_declared):
-        width = widths.get(group.name, group.channels)
-        if width == group.channels:
-            continue
-        remove = channels_to_remove(importance[group.name], width)
-        if group.is_declared:
-            cut_heads(graph.model, group, remove)
-        else:
+    removed = [
+        (group, channels_to_remove(importance[group.name], widths[group.name]))
+        for group in groups.groups
+        if widths.get(group.name, group.channels) < group.channels
+    ]
+    units = [one for one in removed if one[0].kind is not Kind.CHANNELS]
+    narrower = deepcopy(model) if units else model
+    cut_units(narrower, units)  # first: what a graph was traced on before would not hear of them
+    graph = trace(narrower, example)
+    for group, remove in removed:
+        if group.kind is Kind.CHANNELS:
             cut(graph, group.name, remove)
-        planned_loss += len(remove)
+    planned_loss = sum(len(remove) for _, remove in removed)
     pruned: nn.Module = graph.model
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     for name, parameter in pruned.named_parameters():
@@ -159,7 +160,7 @@ def _verify_layers(model: nn.Module, pruned: nn.Module, groups: Groups, real: Ma
             if tensor.ndim > 0 and tensor.shape[axis] != old[tensor_name].shape[axis] - positions:
                 expected = old[tensor_name].shape[axis] - positions
                 raise SurgeryFailed(f"{name}.{tensor_name} has length {tensor.shape[axis]}, not {expected}.")
-        for attribute in ("out_channels", "out_features", "num_features"):
+        for attribute in ("out_channels", "out_features", "num_features", "num_channels"):
             expected = getattr(before, attribute, 0) - positions
             if hasattr(after, attribute) and getattr(after, attribute) != expected:
                 raise SurgeryFailed(f"{name}.{attribute} is {getattr(after, attribute)}, not {expected}.")

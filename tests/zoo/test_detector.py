@@ -8,8 +8,9 @@ from importlib.metadata import EntryPoint
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from benchmarks.families import SIDE, Detector, detector_loss, scenes
 from domain.candidate import ImportanceMix
 from pruning.datasets.splits import CheckedSplits
 from pruning.dense import Dense
@@ -28,7 +29,6 @@ from torchmetrics.detection import MeanAveragePrecision  # noqa: E402
 
 logger = logging.getLogger(__name__)
 FP32 = Compute(torch.device("cpu"))
-SIDE, CELLS = 32, 4
 
 
 class BoxMap:
@@ -47,50 +47,13 @@ class BoxMap:
 box_map = BoxMap()
 
 
-class Detector(nn.Module):
-    """A cell of a grid says whether a box begins in it, and where its four sides are."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for before, width in ((1, 16), (16, 24), (24, 32)):
-            layers += [nn.Conv2d(before, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-        self.body = nn.Sequential(*layers)
-        self.neck = nn.Sequential(nn.Conv2d(32, 32, 3, padding=1), nn.ReLU())
-        self.boxes, self.scores = nn.Conv2d(32, 4, 1), nn.Conv2d(32, 1, 1)
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.neck(self.body(image))
-        return SIDE * self.boxes(features).flatten(2).transpose(1, 2), self.scores(features).flatten(1)
-
-
-def _scenes(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return images with one bright rectangle, its label ``(N, 1, 5)``, and what the outputs should be, side by side."""
-    generator = torch.Generator().manual_seed(seed)
-    images = 0.1 * torch.rand(count, 1, SIDE, SIDE, generator=generator)
-    corner = torch.randint(0, 20, (count, 2), generator=generator)
-    sides = torch.randint(6, 12, (count, 2), generator=generator)
-    labels = torch.zeros(count, 1, 5)
-    boxes, scores = torch.zeros(count, CELLS * CELLS, 4), torch.full((count, CELLS * CELLS), -4.0)
-    for number, ((left, top), (width, height)) in enumerate(zip(corner.tolist(), sides.tolist(), strict=True)):
-        images[number, 0, top : top + height, left : left + width] += 1.0
-        box = torch.tensor([left, top, left + width, top + height], dtype=torch.float32)
-        labels[number, 0, 1:] = box
-        boxes[number] = box
-        middle = (top + height // 2) * CELLS // SIDE * CELLS + (left + width // 2) * CELLS // SIDE
-        scores[number, middle] = 4.0
-    return images, labels, torch.cat([boxes.flatten(1), scores], 1)
-
-
 def _train(model: Packed, images: Tensor, wanted: Tensor, epochs: int = 20) -> None:
     """Train as detectors are: where a box is, its sides count; where none is, only that none is."""
-    boxes, scores = wanted[:, :64].reshape(-1, 16, 4) / SIDE, (wanted[:, 64:] > 0).float()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
     for _ in range(epochs):
         for index in torch.randperm(len(images)).split(64):
-            given, logits = model.outputs(images[index])
-            sides = (given / SIDE - boxes[index]).abs().mean(2) * scores[index]
-            loss = nn.functional.binary_cross_entropy_with_logits(logits, scores[index]) + 4 * sides.sum(1).mean()
+            boxes, logits = model.outputs(images[index])
+            loss = detector_loss((boxes, logits), wanted[index])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -99,8 +62,8 @@ def _train(model: Packed, images: Tensor, wanted: Tensor, epochs: int = 20) -> N
 
 def test_a_detector_keeps_its_mean_average_precision_through_cut_and_recovery() -> None:
     torch.manual_seed(0)
-    images, labels, wanted = _scenes(1200, 0)
-    val, test = _scenes(150, 1), _scenes(150, 2)
+    images, labels, wanted = scenes(1200, 0)
+    val, test = scenes(150, 1), scenes(150, 2)
     ports = Port("boxes", ("batch", 16, 4)), Port("scores", ("batch", 16))
     model = Packed(Detector(), Signature((Port("image", ("batch", 1, SIDE, SIDE)),), ports))
     model.bind(images.shape[1:])

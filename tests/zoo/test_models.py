@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from contextlib import nullcontext
 from typing import Any
 
@@ -21,6 +22,7 @@ from pruning.datasets.splits import CheckedSplits
 from pruning.dense import Dense, open_dense
 from pruning.exporters import make_exporter
 from pruning.exporters.outputs import joined
+from pruning.members import Kind
 from pruning.models import build_model
 from pruning.precision import Compute
 from pruning.recovery import Recipe, reestimate_batch_norm, train
@@ -69,29 +71,41 @@ def _trained(spec: ModelSpec, splits: CheckedSplits, epochs: float) -> Dense:
 
 
 @pytest.mark.parametrize(
-    ("name", "params", "data", "epochs", "heads", "least"),
+    ("name", "params", "data", "epochs", "units", "least"),
     [
-        ("timm/resnet10t", {"num_classes": 10, "in_chans": 1}, "digits", 3, 0, 6),
-        ("timm/mobilenetv3_small_050", {"num_classes": 10, "in_chans": 1}, "digits", 8, 0, 12),
-        ("timm/densenet121", {"num_classes": 10, "in_chans": 1, "growth_rate": 8, "block_config": [2, 2]}, "digits", 5, 0, 5),
+        ("timm/resnet10t", {"num_classes": 10, "in_chans": 1}, "digits", 3, {}, 6),
+        ("timm/mobilenetv3_small_050", {"num_classes": 10, "in_chans": 1}, "digits", 8, {}, 12),
+        ("timm/densenet121", {"num_classes": 10, "in_chans": 1, "growth_rate": 8, "block_config": [2, 2]}, "digits", 5, {}, 5),
         (
             "timm/deit_tiny_patch16_224",
             {"num_classes": 10, "in_chans": 1, "img_size": 24, "patch_size": 6, "depth": 2, "embed_dim": 48, "num_heads": 4},
-            "digits", 30, 2, 5,
+            "digits", 30, {Kind.HEADS: 2}, 5,
         ),
-        ("torchvision/resnet18", {"num_classes": 10}, "digits-rgb", 5, 0, 8),
-        ("transformers/bert", BERT, "texts", 15, 2, 4),
-        ("transformers/distilbert", DISTILBERT, "texts", 15, 2, 4),
+        ("torchvision/resnet18", {"num_classes": 10}, "digits-rgb", 5, {}, 8),
+        ("timm/regnety_002", {"num_classes": 10, "in_chans": 1}, "digits", 6, {Kind.SETS: 13}, 20),
+        (
+            "timm/resnext26ts",
+            {"num_classes": 10, "in_chans": 1},
+            "digits", 6, {Kind.SETS: 8}, 10,
+        ),
+        ("transformers/bert", BERT, "texts", 15, {Kind.HEADS: 2}, 4),
+        ("transformers/distilbert", DISTILBERT, "texts", 15, {Kind.HEADS: 2}, 4),
         (
             "transformers/vit",
             {**VIT, "task": "image-classification", "image_size": 24, "patch_size": 6, "num_channels": 1, "num_labels": 10},
-            "digits", 40, 2, 5,
+            "digits", 40, {Kind.HEADS: 2}, 5,
         ),
     ],
     ids=lambda value: value if isinstance(value, str) and "/" in value else "",
 )  # fmt: skip
 def test_a_model_of_a_library_is_trained_cut_recovered_and_exported(
-    request: pytest.FixtureRequest, name: str, params: dict[str, Any], data: str, epochs: float, heads: int, least: int
+    request: pytest.FixtureRequest,
+    name: str,
+    params: dict[str, Any],
+    data: str,
+    epochs: float,
+    units: dict[Kind, int],
+    least: int,
 ) -> None:
     splits: CheckedSplits = request.getfixturevalue(data.removesuffix("-rgb"))
     if data.endswith("-rgb"):
@@ -101,7 +115,8 @@ def test_a_model_of_a_library_is_trained_cut_recovered_and_exported(
     before = dense.evaluate(dense.model, "val", nullcontext)
     assert before > 0.8
     groups = dense.groups()
-    assert len(groups.groups) >= least and sum(group.is_declared for group in groups.groups) == heads
+    assert len(groups.groups) >= least
+    assert Counter(group.kind for group in groups.groups if group.kind is not Kind.CHANNELS) == units
     assert all(layer.reason for layer in groups.unprunable)
     widths = {group.name: max(1, round(group.channels * 0.6)) for group in groups.groups}
     pruned = dense.prune(widths, ImportanceMix(l2=1, taylor=1, activation=1), nullcontext)
@@ -109,7 +124,7 @@ def test_a_model_of_a_library_is_trained_cut_recovered_and_exported(
     reestimate_batch_norm(pruned, splits.train[0], FP32)
     train(pruned, dense.training_set(distill=True, hold=nullcontext), Recipe(max(6, epochs / 2), 0.05), FP32)
     after = dense.evaluate(pruned, "val", nullcontext)
-    logger.info(f"{name}: {before:.3f} -> {after:.3f}, {len(groups.groups)} groups, {heads} of heads")
+    logger.info(f"{name}: {before:.3f} -> {after:.3f}, {len(groups.groups)} groups, {units}")
     assert after > before - 0.07
     sample = splits.val[0][:3]
     exporter = make_exporter("onnx")
@@ -132,7 +147,7 @@ def test_attention_that_nobody_described_is_refused_by_the_name_of_its_class(dig
     reasons = {layer.name: layer.reason for layer in dense.groups().unprunable}
     whole = [reason for name, reason in reasons.items() if name.endswith("qkv")]
     assert len(whole) == 2 and all(reason for reason in whole), reasons
-    assert not any(group.is_declared for group in dense.groups().groups)
+    assert not any(group.kind is Kind.HEADS for group in dense.groups().groups)
     logger.info(str(reasons))
 
 

@@ -38,9 +38,9 @@ class Recurrent(nn.Module):
             x = x.flip(0)
         directions = 2 if self.layer.bidirectional else 1
         size = (directions, x.shape[1], self.layer.hidden_size)
-        hidden = x.new_zeros(size) if hidden is None else hidden
+        hidden = x.new_zeros(size) if hidden is None else _like(hidden, x)
         if isinstance(self.layer, nn.LSTM):
-            steps, (last, last_cell) = self.layer(x, (hidden, x.new_zeros(size) if cell is None else cell))
+            steps, (last, last_cell) = self.layer(x, (hidden, x.new_zeros(size) if cell is None else _like(cell, x)))
             states: tuple[Tensor, ...] = (last, last_cell)
         else:
             steps, last = self.layer(x, hidden)
@@ -50,6 +50,11 @@ class Recurrent(nn.Module):
         if self.is_batch_first:
             return steps.transpose(0, 1), *(state.transpose(0, 1) for state in states)
         return steps.permute(0, 2, 1, 3), *states
+
+
+def _like(state: Tensor, x: Tensor) -> Tensor:
+    """Return a state in the precision of what is computed: one that a file makes of constants is fp32 in a halved network, too."""
+    return state if state.dtype == x.dtype else state.to(x.dtype)
 
 
 @operator("LSTM", "GRU", "RNN")

@@ -71,20 +71,6 @@ class JoinedNorm(nn.Module):
         return self.head(torch.relu(self.join(torch.relu(both))).mean((2, 3)))
 
 
-class Grouped(nn.Module):
-    """A grouped convolution that is not depthwise."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(1, 8, 3, padding=1)
-        self.grouped = nn.Conv2d(8, 8, 3, padding=1, groups=2)
-        self.last = nn.Conv2d(8, 6, 1)
-        self.head = nn.Linear(6, 3)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.head(torch.relu(self.last(self.grouped(torch.relu(self.first(inputs))))).mean((2, 3)))
-
-
 class Attention(nn.Module):
     """Attention with its head count and size fixed in the forward, and a feed-forward beside it."""
 

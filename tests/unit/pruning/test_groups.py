@@ -88,14 +88,6 @@ def test_a_layer_scale_is_part_of_its_group() -> None:
     assert [member.name for member in group.of_role(Role.SCALES)] == ["gamma"]
 
 
-def test_a_grouped_convolution_keeps_its_neighbours_whole_and_says_why() -> None:
-    groups = find_groups(nets.Grouped(), _example())
-    assert _names(groups) == ["last"]
-    reasons = _reasons(groups)
-    assert "grouped convolution" in reasons["first"]
-    assert "grouped convolution" in reasons["grouped"]
-
-
 def test_a_fused_attention_is_refused_and_the_layers_round_it_are_not() -> None:
     groups = find_groups(nets.Attention(), torch.randn(2, 1, 8, 8))
     assert _names(groups) == ["embed", "up"]

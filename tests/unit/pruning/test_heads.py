@@ -14,6 +14,7 @@ from pruning.exporters import make_exporter
 from pruning.groups import Groups, Role, find_groups, regroup
 from pruning.heads import Heads
 from pruning.importance import gather_evidence, mixed_importance
+from pruning.members import Kind
 from pruning.models import build_model
 from pruning.network import describe_layers
 from pruning.surgery import channels_to_remove, prune_to_widths, read_widths
@@ -88,7 +89,7 @@ def test_a_model_without_some_heads_is_the_model_in_which_nobody_reads_them(head
     groups = find_groups(dense, example)
     scores = _scores(groups)
     inner = [group for group in groups.groups if not group.info.is_residual]
-    widths = {group.name: heads if group.is_declared else 7 for group in inner}
+    widths = {group.name: heads if group.kind is Kind.HEADS else 7 for group in inner}
     pruned = prune_to_widths(dense, groups, widths, scores, example)
     assert read_widths(pruned, groups) == {"embed.0": 12, **widths}
     assert pruned.get_submodule("blocks.0.attention.query").out_features == 5 * heads
@@ -216,12 +217,12 @@ def test_a_declaration_that_does_not_hold_is_refused_with_the_reason(model: nn.M
 
 
 class _Packed(nn.Module):
-    """torch's own attention, and a GroupNorm behind a convolution."""
+    """torch's own attention, and a GroupNorm of one group behind a convolution."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(1, 8, 3, padding=1)
-        self.norm = nn.GroupNorm(2, 8)
+        self.norm = nn.GroupNorm(1, 8)
         self.up = nn.Linear(8, 6)
         self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
         self.wide = nn.Linear(6, 9)
@@ -233,7 +234,7 @@ class _Packed(nn.Module):
         return self.head(torch.relu(self.wide(mixed.mean(1))))
 
 
-def test_packed_attention_and_group_norm_are_refused_by_name() -> None:
+def test_packed_attention_and_a_norm_over_all_channels_are_refused_by_name() -> None:
     groups = find_groups(_Packed(), _example())
     reasons = _reasons(groups)
     assert [group.name for group in groups.groups] == ["wide"]

@@ -153,8 +153,12 @@ def _tied() -> nn.Module:
 
 
 COUPLED: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
-    "group norm": (lambda: _Net(nn.GroupNorm(2, 8)), "body", "GroupNorm"),
-    "grouped convolution": (lambda: _Net(nn.Conv2d(8, 8, 3, padding=1, groups=2)), "middle", "grouped convolution"),
+    "a group norm over all channels": (lambda: _Net(nn.GroupNorm(1, 8)), "body", "GroupNorm"),
+    "convolutions of other groups": (
+        lambda: _Net(nn.Sequential(nn.Conv2d(8, 12, 3, padding=1, groups=2), nn.Conv2d(12, 8, 3, padding=1, groups=4))),
+        "middle",
+        "its groups are others",
+    ),
     "a softmax over channels": (lambda: _Net(then=lambda net, x: x.softmax(1)), "body", "not independent"),
     "a norm over channels": (lambda: _Net(then=lambda net, x: F.normalize(x, dim=1)), "body", "not independent"),
     "a fixed number of channels": (
