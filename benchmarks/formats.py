@@ -47,7 +47,7 @@ from workers.agent.bench import BenchFailed, bench
 PRECISIONS = ("fp32", "fp16", "int8")
 TIMED_IN = {"onnx": "onnxruntime", "openvino": "openvino", "litert": "litert", "ncnn": "ncnn", "torch": "torch"}
 PACKAGES = ("onnxruntime", "openvino", "ai-edge-litert", "ncnn", "torch")
-MAX_S = 1.0
+MAX_S = 5.0
 
 
 @dataclass(frozen=True)

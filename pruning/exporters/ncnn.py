@@ -1,7 +1,8 @@
 """ncnn files: the ONNX file converted by pnnx, a program of its own, and run in ncnn.
 
 pnnx runs in a process with a time limit and a scratch folder: it is a C++ parser of graphs, and may crash, hang or fill the disk
-on one it does not know. It calls inputs and outputs ``in0``, ``out0``; here they are called as in the ONNX file again. Operators
+on one it does not know. It calls inputs and outputs ``in0``, ``out0``; here they are ``input`` and ``output``, several outputs
+``output_0``, ``output_1``, ... in the model's order, which a graph of ncnn's does not keep by itself. Operators
 it cannot say in ncnn's words stay in the graph under torch's names: such a file is refused with the operator's name.
 
 Weights of an fp16 file are stored in half precision; ncnn computes so where the processor can. int8 is not made: ncnn's own
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from torch import Tensor, nn
 
@@ -32,17 +34,16 @@ from domain.formats import NCNN, why_not
 from domain.ncnn_file import PARAM, WEIGHTS, BadNcnnFile, pack, read_graph, rename, unpack
 from domain.ports import Hold
 from pruning.exporters.onnx import OnnxExporter
-from pruning.exporters.outputs import ExportFailed, check_outputs, joined
+from pruning.exporters.outputs import ExportFailed, by_order, check_outputs, joined
 from pruning.signature import signature_of
 
 INSTALL = "pip install 'pruneloop[build]'"
 TIMEOUT_S = 120.0  # a network of a hundred layers takes one second
 SAID_CHARS = 300
-NAMES = {"in0": "input", "out0": "output"}
 
 
 class NcnnExporter:
-    """Makes and runs ``.ncnn`` files of one sample, with one input ``input`` and one output ``output``.
+    """Makes and runs ``.ncnn`` files of one sample, with one input.
 
     Args:
         program: pnnx; None: the one its package brings.
@@ -73,27 +74,27 @@ class NcnnExporter:
             return self._converted(OnnxExporter().export(model, example), example, precision)
 
     def run(self, file: bytes, inputs: Tensor, *, threads: int, precision: str = "fp32") -> Tensor:
-        return joined([self._run(file, inputs, threads, precision)])
+        return joined(self._run(file, inputs, threads, precision))
 
-    def _run(self, file: bytes, inputs: Tensor, threads: int, precision: str) -> Tensor:
-        """Return what a file gives, in its own shape."""
+    def _run(self, file: bytes, inputs: Tensor, threads: int, precision: str) -> list[Tensor]:
+        """Return what a file gives, in the model's order and its own shapes."""
         library = _library()
-        net, name = _loaded(library, file, threads, precision)
-        outputs = []
+        net, names = _loaded(library, file, threads, precision)
+        outputs: dict[str, list[np.ndarray]] = {name: [] for name in names}
         for sample in inputs.float().cpu().numpy():
             extractor = net.create_extractor()
             mat = library.Mat(np.ascontiguousarray(sample)).clone()
             extractor.input("input", mat)
-            code, given = extractor.extract(name)
-            if code != 0:
-                raise ExportFailed(f"ncnn does not run the file: code {code}.")
-            outputs.append(np.array(given))
-        return torch.from_numpy(np.stack(outputs))
+            for name in names:
+                code, given = extractor.extract(name)
+                if code != 0:
+                    raise ExportFailed(f"ncnn does not run the file: code {code}.")
+                outputs[name].append(np.array(given))
+        return [torch.from_numpy(np.stack(one)) for one in outputs.values()]
 
     def check(self, file: bytes, inputs: Tensor, outputs: Tensor) -> Mapping[str, np.ndarray]:
         feeds = {"input": inputs.float().cpu().numpy()}
-        given = {"output": self._run(file, inputs, 1, "fp32")}
-        return check_outputs(self.format, feeds, given, outputs)
+        return check_outputs(self.format, feeds, by_order(self._run(file, inputs, 1, "fp32")), outputs)
 
     def _converted(self, onnx_file: bytes, example: Tensor, precision: str) -> bytes:
         refused = why_not(NCNN, precision=precision, batch=len(example))
@@ -106,15 +107,18 @@ class NcnnExporter:
             said = self._run_pnnx(folder, [f"inputshape=[{shape}]f32", f"fp16={int(precision == 'fp16')}"])
             try:
                 param, weights = (folder / PARAM).read_text("ascii"), (folder / WEIGHTS).read_bytes()
-                renamed = rename(param, NAMES, {"input": tuple(example.shape[1:])})
+                count = len(onnx.load_from_string(onnx_file).graph.output)
+                names = {f"out{number}": "output" if count == 1 else f"output_{number}" for number in range(count)}
+                renamed = rename(param, {"in0": "input", **names}, {"input": tuple(example.shape[1:])})
                 graph = read_graph(renamed)
                 foreign = sorted({kind for kind in graph.layer_types if re.search(r"[.:]", kind)})
                 if foreign:
                     raise ExportFailed(
                         f"ncnn has no {', '.join(foreign)}; leave it out of the model, or export another format."
                     )
-                if tuple(graph.inputs) != ("input",) or graph.outputs != ("output",):
-                    raise ExportFailed("The ncnn graph has other inputs or outputs than one each.")
+                if tuple(graph.inputs) != ("input",) or set(graph.outputs) != set(names.values()):
+                    found = ", ".join((*graph.inputs, *graph.outputs))
+                    raise ExportFailed(f"The ncnn graph has other inputs or outputs than the model: {found}.")
                 return pack(renamed, weights)
             except (OSError, KeyError, ValueError, BadNcnnFile) as error:
                 raise ExportFailed(f"pnnx gives no ncnn file: {error}; it says: {said}") from error
@@ -190,8 +194,8 @@ def _find_pnnx() -> Path:
     return program
 
 
-def _loaded(library: Any, file: bytes, threads: int, precision: str) -> tuple[Any, str]:
-    """Return (net, name of its output), computing as a device that is asked for the precision does."""
+def _loaded(library: Any, file: bytes, threads: int, precision: str) -> tuple[Any, list[str]]:
+    """Return (net, names of its outputs in order), computing as a device that is asked for the precision does."""
     net = library.Net()
     net.opt.num_threads = threads
     net.opt.use_vulkan_compute = False
@@ -205,7 +209,7 @@ def _loaded(library: Any, file: bytes, threads: int, precision: str) -> tuple[An
         if net.load_param(str(Path(place, PARAM))) != 0 or net.load_model(str(Path(place, WEIGHTS))) != 0:
             kinds = ", ".join(sorted(set(graph.layer_types)))
             raise ExportFailed(f"ncnn does not load the file; its layers are {kinds}.")
-    return net, graph.outputs[0]
+    return net, sorted(graph.outputs, key=lambda name: int(name.partition("_")[2] or 0))
 
 
 def _library() -> Any:

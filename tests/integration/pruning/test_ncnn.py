@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.families import Detector
 from domain.build import BuildOutcome, BuildRequest, BuildResult, CandidateRequest, FinalRequest, PrepareRequest
 from domain.candidate import Candidate, RecoveryPlan
 from domain.errors import Unavailable
@@ -20,8 +21,10 @@ from domain.outcome import Blame, Failed
 from pruning.builder import TorchBuilder
 from pruning.exporters import ExportFailed
 from pruning.exporters.ncnn import NcnnExporter
+from pruning.exporters.outputs import joined
 from pruning.groups import find_groups
 from pruning.models import build_model
+from pruning.signature import Packed, Port, Signature
 from pruning.surgery import prune_to_widths
 from tests.unit.pruning.folder import FolderStore
 from workers.agent.checks import read_check, verify
@@ -95,6 +98,27 @@ def test_inputs_and_outputs_keep_their_names_and_the_input_its_size(tmp_path: Pa
     graph = unpack(NcnnExporter().export(model, inputs), tmp_path)
     assert graph.inputs == {"input": (1, 28, 28)}
     assert graph.outputs == ("output",)
+
+
+def test_several_outputs_come_in_the_models_order_and_a_device_gives_them_too(tmp_path: Path) -> None:
+    ports = Port("boxes", ("batch", 16, 4)), Port("scores", ("batch", 16))
+    model = Packed(Detector().eval(), Signature((Port("image", ("batch", 1, 32, 32)),), ports))
+    model.bind((1, 32, 32))
+    exporter, samples = NcnnExporter(), torch.randn(3, 1, 32, 32)
+    with torch.no_grad():
+        file = exporter.export(model.eval(), samples[:1])
+        arrays = exporter.check(file, samples, joined(model.outputs(samples)))
+    assert {name: array.shape for name, array in arrays.items() if name.startswith("output")} == {
+        "output_output_0": (3, 16, 4),
+        "output_output_1": (3, 16),
+    }
+    (tmp_path / "net.ncnn").write_bytes(file)
+    session = Ncnn().load(tmp_path / "net.ncnn", threads=1, precision="fp32", batch=1)
+    session.bind({"input": samples[:1].numpy()})
+    session.run()
+    given = session.outputs()
+    for name in ("output_0", "output_1"):
+        np.testing.assert_allclose(given[name], arrays[f"output_{name}"][:1], rtol=1e-4, atol=1e-4)
 
 
 def test_a_batch_and_int8_are_refused_by_name() -> None:
