@@ -34,7 +34,7 @@ from workers.agent.nvml import Nvml
 from workers.agent.observers import ThrottleWatch
 from workers.agent.runtimes.base import Array, Runtime, RuntimeSession, UnreadableArtifact, random_feeds
 from workers.agent.runtimes.registry import get_runtime
-from workers.agent.statistics import median_interval, pack_samples, percentiles
+from workers.agent.statistics import Floats, median_interval, pack_samples, percentiles
 from workers.agent.timing import NS_PER_MS, Contender, Pairs, Pass, measure
 from workers.agent.traps import ClockDrift, CoolDown, OtherLoad, denormal_inputs, machine_warnings
 
@@ -280,31 +280,33 @@ def _measured(
     conditions: dict[str, JsonValue],
     warnings: tuple[str, ...],
 ) -> MeasurementOutcome:
-    baseline_ms = float(np.median(timed.baseline.block_ms)) if timed.baseline.block_ms else 0.0
+    counted = [np.asarray(pairs.baseline_ms)[pairs.counts] for pairs in timed.pairs]
+    baseline_blocks_ms = np.concatenate(counted) if counted else np.zeros(0)
+    baseline_ms = float(np.median(baseline_blocks_ms)) if len(baseline_blocks_ms) else 0.0
     candidates = []
     for file, side, pairs in zip(files[1:], timed.candidates, timed.pairs, strict=True):
         if pairs.interval is None:
             return failure("measure", file.index, f"No pair could be kept: {pairs.unmet}.", Blame.DEVICE, "throttled")
-        ratio = pairs.interval
+        ratio, counts = pairs.interval, pairs.counts
         candidates.append(
             CandidateTiming(
                 digest=file.asked.artifact.digest,
-                timing=_timing(file, side, request),
+                timing=_timing(file, side, np.asarray(pairs.candidate_ms)[counts], request),
                 latency_ms=baseline_ms / ratio.value,
                 latency_ci_ms=(baseline_ms / ratio.high, baseline_ms / ratio.low),
                 throughput_per_s=_per_second(request.batch, baseline_ms / ratio.value),
                 speedup=ratio.value,
                 speedup_ci=(ratio.low, ratio.high),
                 verdict=ratio.verdict,
-                pairs=len(pairs.start_s),
-                discarded_pairs=pairs.discarded,
+                pairs=int(counts.sum()),
+                discarded_pairs=pairs.discarded + int((~counts).sum()),
                 is_noisy=pairs.unmet is not None,
                 unmet=pairs.unmet,
                 samples=_samples(pairs),
             )
         )
     return Measured(
-        baseline=_timing(files[BASELINE], timed.baseline, request),
+        baseline=_timing(files[BASELINE], timed.baseline, baseline_blocks_ms, request),
         candidates=tuple(candidates),
         conditions=conditions,
         stages_s=place.stages_s,
@@ -316,8 +318,7 @@ def _samples(pairs: Pairs) -> Samples:
     return pack_samples(np.asarray(pairs.baseline_ms), np.asarray(pairs.candidate_ms), np.asarray(pairs.start_s))
 
 
-def _timing(file: _File, side: Contender, request: MeasurementRequest) -> FileTiming:
-    blocks_ms = np.asarray(side.block_ms)
+def _timing(file: _File, side: Contender, blocks_ms: Floats, request: MeasurementRequest) -> FileTiming:
     latency_ms = float(np.median(blocks_ms))
     p50_ms, p90_ms, p99_ms = percentiles(np.asarray(side.single_ms))
     return FileTiming(

@@ -10,6 +10,9 @@ Both sides go through the same: as many fresh instances, one drawn at random for
 same warm-up. Several candidates take turns (round robin), each with a baseline block of its own at its side. A candidate whose
 interval is tight enough leaves the round, so that time goes where noise is.
 
+What pairs cannot cancel is a neighbour that slows a small file by a third and a large one by a twentieth, for seconds. Pairs taken
+while both sides were slower than they can be are left out where they say something else than the calm ones (``calm_pairs``).
+
 Source: duet benchmarking, arXiv:2001.05811; the minimum: Chen and Revels, arXiv:1608.04295. What each of these choices buys, in
 figures: docs/measurement.md.
 """
@@ -24,6 +27,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from domain.measurement import MeasurementPlan
 from workers.agent.statistics import Floats, Interval, paired_ratio
@@ -36,6 +40,12 @@ FEWEST_RUNS = 3  # of a block, unless they are long: a minimum of one is no mini
 SAMPLE_FLOOR_MS = 0.02  # a clock call takes about 0.1 µs: 0.5 % of this, and the same on both sides
 LOOKS_GROWTH = 1.25  # the interval is looked at each time the pairs grew by this: few looks, little bootstrap time
 THROTTLED_IN_A_ROW = 3
+CALM = (
+    1.12  # both sides of a pair together, over the fastest that was seen of each; calm ones lie within 1.06 as a rule
+)
+INSTANCE = 1.1  # how much slower than the fastest of its side an instance may be for good
+FEWEST_CALM = 8  # pairs to say anything by themselves
+TELLS = 0.005  # relative difference of ratios from which on it matters which pairs count
 NS_PER_MS = 1e6
 
 
@@ -72,6 +82,21 @@ class Pairs:
     unmet: str | None = None
     next_look: int = 0
 
+    @property
+    def counts(self) -> NDArray[np.bool_]:
+        """Which pairs count: the calm ones, or all where these are too few, or where the others say the same."""
+        calm = calm_pairs(self)
+        if calm.sum() < FEWEST_CALM or not self.is_split(calm):
+            return np.ones_like(calm)
+        return calm
+
+    def is_split(self, calm: NDArray[np.bool_]) -> bool:
+        """Whether all pairs together say something else than the calm ones."""
+        if calm.all() or not calm.any():
+            return False
+        ratios: Floats = np.asarray(self.baseline_ms) / np.asarray(self.candidate_ms)
+        return abs(float(np.median(ratios[calm]) / np.median(ratios)) - 1) > TELLS
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -84,6 +109,20 @@ class Pass:
     warm_up_s: float
     measure_s: float
     is_throttled: bool
+
+
+def calm_pairs(pairs: Pairs) -> NDArray[np.bool_]:
+    """Return which pairs were taken while the machine was as fast as it was seen to be, for both sides together.
+
+    A block is compared with the fastest of its own instance, which may be slower than its siblings for good, within reason.
+    """
+    over = np.ones(len(pairs.start_s))
+    sides = (pairs.baseline_ms, pairs.baseline_instance), (pairs.candidate_ms, pairs.candidate_instance)
+    for blocks_ms, instances in ((np.asarray(values), np.asarray(drawn)) for values, drawn in sides):
+        for instance in np.unique(instances):
+            own = instances == instance
+            over[own] *= blocks_ms[own] / min(blocks_ms[own].min(), INSTANCE * blocks_ms.min())
+    return np.asarray(over <= CALM)
 
 
 def measure(
@@ -101,7 +140,8 @@ def measure(
     Args:
         baseline: Instances of the baseline, already loaded.
         candidates: Instances of each candidate.
-        plan: ``max_s`` counts for each candidate; four pairs are taken however long they last.
+        plan: ``max_s`` counts for each candidate; four pairs are taken however long they last, and once more ``max_s`` where a
+            restless machine left too few calm ones.
         clock_ns: Monotonic nanoseconds.
         report_stage: Told ``warm_up`` and which side is warmed up (0: the baseline), then ``measure`` and the last side.
         is_disturbed: Asked after each pair; True discards it (a throttled clock, say).
@@ -248,6 +288,9 @@ def _take_pairs(
             else:
                 disturbed_in_a_row = 0
             is_over = (timer.clock_ns() - begin_ns) / 1e9 - cooled_s >= budget_s
+            has_waited = (timer.clock_ns() - begin_ns) / 1e9 - cooled_s >= budget_s + plan.max_s
+            if is_over and not has_waited and _lacks_calm(own, plan):
+                continue
             if is_over and (len(own.start_s) >= 4 or is_throttled):
                 active.remove(index)
                 _look(own, plan, timer)
@@ -255,7 +298,11 @@ def _take_pairs(
             elif len(own.start_s) >= own.next_look:
                 _look(own, plan, timer)
                 own.next_look = int(np.ceil(len(own.start_s) * LOOKS_GROWTH))
-                if own.interval is not None and own.interval.half_width <= plan.half_width:
+                if (
+                    own.interval is not None
+                    and own.interval.half_width <= plan.half_width
+                    and not _lacks_calm(own, plan)
+                ):
                     active.remove(index)
     return pairs, is_throttled
 
@@ -286,14 +333,21 @@ def _discard(own: Pairs, baseline: Contender, candidate: Contender, timer: _Bloc
     own.discarded += 1
 
 
+def _lacks_calm(own: Pairs, plan: MeasurementPlan) -> bool:
+    """Whether pairs disagree by how restless the machine was, and too few of them are calm."""
+    calm = calm_pairs(own)
+    return bool(calm.sum() < plan.min_pairs) and own.is_split(calm)
+
+
 def _look(own: Pairs, plan: MeasurementPlan, timer: _BlockTimer) -> None:
     if not own.start_s:
         return
-    ratios: Floats = np.asarray(own.baseline_ms) / np.asarray(own.candidate_ms)
+    counts = own.counts
+    ratios: Floats = (np.asarray(own.baseline_ms) / np.asarray(own.candidate_ms))[counts]
     own.interval = paired_ratio(
         ratios,
-        np.asarray(own.baseline_instance),
-        np.asarray(own.candidate_instance),
+        np.asarray(own.baseline_instance)[counts],
+        np.asarray(own.candidate_instance)[counts],
         resamples=plan.bootstrap,
         confidence=plan.confidence,
         resolution=plan.resolution,
@@ -305,11 +359,15 @@ def _look(own: Pairs, plan: MeasurementPlan, timer: _BlockTimer) -> None:
 def _unmet(own: Pairs, plan: MeasurementPlan, budget_s: float, is_throttled: bool) -> str | None:
     if own.interval is None:
         return f"the device was throttled in every one of {own.discarded} pairs"
-    if own.interval.half_width <= plan.half_width and len(own.start_s) >= plan.min_pairs:
-        return None
     because = ", the device throttled" if is_throttled else ""
-    if len(own.start_s) < plan.min_pairs:
-        return f"{len(own.start_s)} pairs in {budget_s:.1f} s, {plan.min_pairs} wanted{because}"
+    kept = int(own.counts.sum())
+    if kept == len(own.start_s) and _lacks_calm(own, plan):
+        return f"the machine was restless: {kept} pairs disagree and too few of them are calm{because}"
+    if own.interval.half_width <= plan.half_width and kept >= plan.min_pairs:
+        return None
+    if kept < plan.min_pairs:
+        restless = f", {len(own.start_s) - kept} more while the machine was restless" if kept < len(own.start_s) else ""
+        return f"{kept} pairs in {budget_s:.1f} s, {plan.min_pairs} wanted{restless}{because}"
     return (
         f"interval ±{own.interval.half_width * 100:.1f} % after {budget_s:.1f} s, "
         f"±{plan.half_width * 100:.1f} % wanted{because}"
