@@ -24,6 +24,8 @@ from search.view import View
 CHAIN = "chain-"
 # What a link leaves of the latency of the one before: little while nothing is lost, for wide networks take long to recover and
 # a faster one that lost nothing makes them pointless; more the nearer the chain comes to what may be lost.
+# The first leaves a fifth where the probes of all that goes add up to little: then what takes long to recover is passed by.
+FIRST, TAME = 0.2, 3.0  # times what may be lost
 STEPS = ((1 / 6, 0.42), (0.5, 0.64), (1.0, 0.76), (float("inf"), 0.86))
 LEAST_LIMIT = 0.01  # of accuracy: how much a user who allows no loss is taken to allow here
 LEAST_STEP = 0.97  # what counts as faster at all
@@ -59,12 +61,17 @@ def next_link(space: SearchSpace, view: View, target: int, models: Models, *, li
         return None
     latency = models.latency[space.precisions[0]]
     at = _standing(space, view, target, links, latency)
-    step = max(_step(view, target, at.link), at.half_way)
-    if step > WALL:
-        return None
     begin = space.network.dense if at.link is None else space.row_of(at.link.candidate)
     seen = view.identities_of(target)
     params = space.in_precision(space.neutral, space.precisions[0])
+    step = max(_step(view, target, at.link), at.half_way)
+    if not links:
+        bold = space.decode(
+            {**params, "speedup": latency.scale / (at.ratio * FIRST)}, models, start=begin, is_close=True
+        )
+        step = FIRST if models.loss.probed(space.row_of(bold)) <= TAME * _limit(view) else step
+    if step > WALL:
+        return None
     # Where nothing new lies before a bold link, it is passed.
     beyond = max((wall for wall in at.bold if wall < at.ratio), default=at.ratio * step)
     for wanted in (at.ratio * step, *(beyond * step**further for further in range(1, NARROWEST_TRIES))):

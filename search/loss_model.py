@@ -82,16 +82,20 @@ class LossModel:
         """Return whether leaving a block out is worth trying."""
         return block.sensitivity <= TOLERANCE / self.factors.get(block.name, 1.0)
 
-    def curves(self, rows: Ints) -> Floats:
+    def curves(self, rows: Ints, *, trust: float = 0.5) -> Floats:
         """Return what each column of rows costs by its curve, both ``(n, columns)``; what lies in a dropped block costs nothing."""
         costs = np.empty(rows.shape)
         for column in range(rows.shape[1]):
             kept, place = np.unique(rows[:, column], return_inverse=True)
-            costs[:, column] = np.array([self.lost(column, int(one)) for one in kept])[place]
+            costs[:, column] = np.array([self.lost(column, int(one), trust=trust) for one in kept])[place]
         groups = len(self.network.groups)
         gone = (rows[:, groups:] == 0).astype(float) @ self.network.groups_inside.astype(float)
         costs[:, :groups][gone > 0] = 0.0
         return costs
+
+    def probed(self, row: Ints) -> float:
+        """Return what a candidate's groups and blocks lost in their probes, each alone and before recovery, added up."""
+        return float(self.curves(row[None], trust=1.0).sum()) / 2
 
     def predict(self, row: Ints) -> float:
         """Return the accuracy that a candidate is expected to lose after recovery."""
