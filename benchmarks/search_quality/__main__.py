@@ -198,7 +198,7 @@ def judge(name: str, kept: list[Result], joint: Joint, results: Results) -> Judg
             points.append(Point(point.found_s, one.speedup, one.low, one.high, one.val, one.test))
         in_time = tuple(point for point in points if point.found_s <= result.cell.budget_s)
         late = len(points) - len(in_time)
-        runs.append(Run(result.cell.name, result.cell.seed, in_time, late, result.took_s))
+        runs.append(Run(result.cell.name, result.cell.seed, in_time, late, result.took_s, result.made_at))
     dense_ms = sorted(one.dense_ms for one in joint.scores.values())
     first = kept[0].cell
     params = ", ".join(f"{key} {value}" for key, value in task.params.items())

@@ -139,7 +139,8 @@ def ablations(judged: Judged, ours: str) -> str:
     seeds = {
         method: tuple(run.seed for run in judged.runs if run.method == method) for method in found
     }  # in the order of a summary's figures
-    lines = []
+    made_at = {(run.method, run.seed): run.made_at for run in judged.runs}
+    lines, is_any_older = [], False
     for method in sorted(found):
         if not _is_variant(method, ours) or ours not in found:
             continue
@@ -148,8 +149,11 @@ def ablations(judged: Judged, ours: str) -> str:
         if not whole:
             continue
         one, mine = found[method], found[ours]
+        # The whole is run anew when its code changes, and only then.
+        is_older = any(made_at[method, seeds[ours][at]] < made_at[ours, seeds[ours][at]] for at in same)
+        is_any_older |= is_older
         lines.append(
-            f"| {method.partition(':')[2]} | {len(whole)} | {one.mean:.3f} | {sum(whole) / len(whole):.3f} "
+            f"| {method.partition(':')[2]}{'*' * is_older} | {len(whole)} | {one.mean:.3f} | {sum(whole) / len(whole):.3f} "
             f"| {_seconds(one.reached_s)} | {_seconds([mine.reached_s[index] for index in same])} "
             f"| {_fastest(one.near)} | {_fastest([mine.near[index] for index in same])} |"
         )
@@ -161,7 +165,8 @@ def ablations(judged: Judged, ours: str) -> str:
         "| left out | seeds | hypervolume | of the whole | reached s | by the whole | fastest within 1 point | by the whole |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    return "\n".join([*head, *lines])
+    foot = ["", "\\* Run with earlier code than the whole beside it."] if is_any_older else []
+    return "\n".join([*head, *lines, *foot])
 
 
 def _is_variant(method: str, ours: str) -> bool:

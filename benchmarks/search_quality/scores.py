@@ -31,13 +31,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Run:
-    """One method with one seed; only points that came within the budget."""
+    """One method with one seed; only points that came within the budget. ``made_at`` is ISO 8601."""
 
     method: str
     seed: int
     points: tuple[Point, ...]
     late: int = 0
     took_s: float = 0.0
+    made_at: str = ""
 
 
 @dataclass(frozen=True)

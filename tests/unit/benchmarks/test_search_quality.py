@@ -124,6 +124,9 @@ def test_a_part_left_out_stands_beside_the_whole_with_the_same_seeds() -> None:
     whole = area(_runs()[0].points, box_of(runs, 0.98))
     assert lines[4:] == [f"| plain | 1 | 1.000 | {whole:.3f} | 50 | 20 | 3.00 | 3.00 |"]
     assert ablations(replace(_judged(), runs=_runs()[:4]), "ours") == ""
+    anew = tuple(replace(run, made_at="2026-11-26" if run.method == "ours" else "2026-11-25") for run in runs)
+    marked = ablations(replace(_judged(), runs=anew), "ours").splitlines()
+    assert marked[4].startswith("| plain* | 1 |") and "earlier code" in marked[-1]
 
 
 def test_the_report_names_command_machine_and_verdict() -> None:
