@@ -189,7 +189,7 @@ def classifier(net: Callable[[], nn.Module], epochs: int = 25) -> Callable[[Arti
         images, labels = splits.train
         assert labels is not None
         model = _trained(net, [images], labels, F.cross_entropy, epochs)
-        return Given(_file(store, model, {"image": images[:2]}, ("logits",)), _npz(store, arrays), "accuracy")
+        return Given(_file(store, model, {"image": images[:2]}, ("logits",)), npz_of(store, arrays), "accuracy")
 
     return give
 
@@ -204,7 +204,7 @@ def denoiser(store: ArtifactStore, width: int = 24) -> Given:
         arrays |= {f"{name}_inputs": noisy.numpy(), f"{name}_labels": clean.flatten(1).numpy()}
     images, wanted = torch.from_numpy(arrays["train_inputs"]), torch.from_numpy(arrays["train_labels"])
     model = _trained(lambda: Unet(width), [images], wanted, F.mse_loss, 40)
-    return Given(_file(store, model, {"image": images[:2]}, ("pixels",)), _npz(store, arrays), "rmse")
+    return Given(_file(store, model, {"image": images[:2]}, ("pixels",)), npz_of(store, arrays), "rmse")
 
 
 def detector(store: ArtifactStore, width: int = 16) -> Given:
@@ -216,7 +216,7 @@ def detector(store: ArtifactStore, width: int = 16) -> Given:
         if name == "train":
             model = _trained(lambda: Detector(width), [images], wanted, detector_loss, 25)
             file = _file(store, model, {"image": images[:2]}, ("boxes", "scores"))
-    return Given(file, _npz(store, arrays), "agreement")
+    return Given(file, npz_of(store, arrays), "agreement")
 
 
 def recommender(store: ArtifactStore, width: int = 128) -> Given:
@@ -238,7 +238,7 @@ def recommender(store: ArtifactStore, width: int = 128) -> Given:
     wanted = torch.from_numpy(arrays["train_labels"])
     model = _trained(lambda: Recommender(width), list(inputs.values()), wanted, F.mse_loss, 40)
     example = {name: values[:2] for name, values in inputs.items()}
-    return Given(_file(store, model, example, ("rating",)), _npz(store, arrays), "spearman")
+    return Given(_file(store, model, example, ("rating",)), npz_of(store, arrays), "spearman")
 
 
 def _trained(
@@ -269,7 +269,8 @@ def _file(store: ArtifactStore, model: nn.Module, example: dict[str, Tensor], ou
     return ModelSpec(source="onnx", artifact=store.put_bytes(buffer.getvalue(), ArtifactKind.ONNX).digest)
 
 
-def _npz(store: ArtifactStore, arrays: Arrays) -> DataSpec:
+def npz_of(store: ArtifactStore, arrays: Arrays) -> DataSpec:
+    """Store arrays ``{train,val,test}_{inputs,labels}`` as a user's file of data."""
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     return DataSpec(source="npz", artifact=store.put_bytes(buffer.getvalue(), ArtifactKind.DATA).digest)

@@ -14,7 +14,6 @@ Where an agent has a runtime for the format, the cut file is timed against the d
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import platform
@@ -32,7 +31,6 @@ from torch import nn
 
 from benchmarks import families
 from benchmarks.families import Given
-from domain.artifact import ArtifactKind
 from domain.build import BuildResult, BuiltArtifact, CandidateRequest, FinalRequest, PrepareRequest
 from domain.candidate import Candidate, ImportanceMix, RecoveryPlan
 from domain.formats import FORMATS, why_not
@@ -214,9 +212,7 @@ def _pixels_as_words(store: ArtifactStore) -> DataSpec:
         # The seventeen shades of a pixel are the words 1 to 17; 0 fills up.
         arrays[f"{name}_inputs"] = (images * 6.0 + 5.9).round().flatten(1).numpy().astype(np.float32)
         arrays[f"{name}_labels"] = labels.numpy()
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    return DataSpec(source="npz", artifact=store.put_bytes(buffer.getvalue(), ArtifactKind.DATA).digest)
+    return families.npz_of(store, arrays)
 
 
 def report(made: Bench, among: Sequence[Family] = FAMILIES) -> str:

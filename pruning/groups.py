@@ -30,12 +30,11 @@ from pruning.members import (
     Kind,
     Member,
     Role,
-    channel_axis,
     has_layer,
     is_depthwise,
     width_of,
 )
-from pruning.narrow import cut_units
+from pruning.narrow import cut_units, deaf
 from pruning.sets import couple_sets, why_one_set
 
 __all__ = ["Group", "Groups", "Member", "Role", "cut", "find_groups", "regroup", "require_eager", "trace"]
@@ -214,7 +213,7 @@ def _why_it_cannot_be_narrowed(model: nn.Module, group: Group, example: Tensor) 
     is_normed = any(isinstance(_member_of(model, member), nn.LayerNorm) for member in group.members)
     with torch.no_grad():
         before = graph.model(example[:2])
-        wanted = None if is_normed else _deaf(graph.model, group.members, half)(example[:2])
+        wanted = None if is_normed else deaf(graph.model, group.members, range(half))(example[:2])
         try:
             if group.kind is Kind.SETS:
                 cut_units(graph.model, [(group, range(half))])
@@ -235,24 +234,6 @@ def _why_it_cannot_be_narrowed(model: nn.Module, group: Group, example: Tensor) 
 def _member_of(model: nn.Module, member: Member) -> object:
     owner, _, name = member.name.rpartition(".")
     return getattr(model.get_submodule(owner), name, None)
-
-
-def _deaf(model: nn.Module, members: tuple[Member, ...], gone: int) -> nn.Module:
-    """Return a copy in which no layer reads the first channels of a group."""
-    deaf = deepcopy(model)
-    for member in members:
-        if member.role is Role.CONSUMES:
-            weight = deaf.get_submodule(member.name).weight
-            assert isinstance(weight, Tensor)
-            unread = [index for index, root in zip(member.index, member.root, strict=True) if root < gone]
-            weight.data.index_fill_(
-                channel_axis(deaf.get_submodule(member.name), Role.CONSUMES), _places(unread, weight), 0.0
-            )
-    return deaf
-
-
-def _places(index: list[int], weight: Tensor) -> Tensor:
-    return torch.tensor(index, dtype=torch.int64, device=weight.device)
 
 
 def _is_close(given: Tensor, wanted: Tensor) -> bool:

@@ -30,7 +30,7 @@ from domain.candidate import GroupInfo, UnprunableLayer
 from pruning.attention import known_layout
 from pruning.cost import LayerCost
 from pruning.members import Group, Kind, Member, Role
-from pruning.narrow import cut_units
+from pruning.narrow import cut_units, deaf
 
 FUSED_NAMES = frozenset({"qkv", "Wqkv", "qkv_proj", "query_key_value", "c_attn", "in_proj", "to_qkv", "kv", "to_kv"})
 COUNT_NAMES = ("num_heads", "num_attention_heads", "n_heads", "n_head", "heads")
@@ -173,14 +173,9 @@ def _group(
 def _why_heads_cannot_go(model: nn.Module, group: Group, example: Tensor) -> str | None:
     """Cut half of the heads of a copy and compare with a copy in which nobody reads them."""
     gone = range(group.channels // 2)
-    cut, deaf = deepcopy(model).eval(), deepcopy(model).eval()
-    for member in group.of_role(Role.CONSUMES):
-        unread = [index for index, head in zip(member.index, member.root, strict=True) if head in gone]
-        weight = deaf.get_submodule(member.name).weight
-        assert isinstance(weight, Tensor)
-        weight.data[:, unread] = 0
+    cut = deepcopy(model).eval()
     with torch.no_grad():
-        wanted = deaf(example[:2])
+        wanted = deaf(cut, group.members, gone)(example[:2])
         try:
             cut_units(cut, [(group, gone)])
             given = cut(example[:2])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
 
-from pruning.members import CONVOLUTIONS, TRANSPOSED, Group, Role, channel_axis
+from pruning.members import CONVOLUTIONS, TRANSPOSED, Group, Kind, Member, Role, channel_axis
 
 
 def cut_units(model: nn.Module, removed: Iterable[tuple[Group, Collection[int]]]) -> None:
@@ -29,14 +30,29 @@ def cut_units(model: nn.Module, removed: Iterable[tuple[Group, Collection[int]]]
                 _take(model.get_submodule(owner), name, kept, axis)
             else:
                 gone.setdefault((member.name, member.role), set()).update(positions)
-        left = group.channels - len(numbers)
-        each = len(group.of_role(Role.CONSUMES)[0].index) // group.channels
-        for path, value in ((group.count, left), (group.features, left * each)):
-            if path is not None:
-                owner, _, attribute = path.rpartition(".")
-                setattr(model.get_submodule(owner), attribute, value)
+        if group.kind is Kind.HEADS:
+            left = group.channels - len(numbers)
+            each = len(group.of_role(Role.CONSUMES)[0].index) // group.channels
+            for path, value in ((group.count, left), (group.features, left * each)):
+                if path is not None:
+                    owner, _, attribute = path.rpartition(".")
+                    setattr(model.get_submodule(owner), attribute, value)
     for (name, role), positions in gone.items():
         _narrow(model.get_submodule(name), role, positions)
+
+
+def deaf(model: nn.Module, members: Iterable[Member], gone: Collection[int]) -> nn.Module:
+    """Return a copy of a model in which no layer reads some units of a group: what a network without them has to give."""
+    copy = deepcopy(model)
+    for member in members:
+        if member.role is Role.CONSUMES:
+            module = copy.get_submodule(member.name)
+            weight = module.weight
+            assert isinstance(weight, Tensor)
+            unread = [index for index, unit in zip(member.index, member.root, strict=True) if unit in gone]
+            places = torch.tensor(unread, dtype=torch.int64, device=weight.device)
+            weight.data.index_fill_(channel_axis(module, Role.CONSUMES), places, 0.0)
+    return copy
 
 
 def scale_axis(parameter: Tensor, channels: int) -> int:

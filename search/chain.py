@@ -24,9 +24,9 @@ from search.view import View
 CHAIN = "chain-"
 # What a link leaves of the latency of the one before: little while nothing is lost, for wide networks take long to recover and
 # a faster one that lost nothing makes them pointless; more the nearer the chain comes to what may be lost.
-# The first leaves a fifth where the probes of all that goes add up to little: then what takes long to recover is passed by.
-FIRST, TAME = 0.2, 3.0  # times what may be lost
 STEPS = ((1 / 6, 0.42), (0.5, 0.64), (1.0, 0.76), (float("inf"), 0.86))
+FIRST = 0.2  # what the first leaves where the probes of all that goes add up to little: what takes long to recover is passed by
+TAME = 3.0  # that little, in units of what may be lost
 LEAST_LIMIT = 0.01  # of accuracy: how much a user who allows no loss is taken to allow here
 LEAST_STEP = 0.97  # what counts as faster at all
 BOLD = 0.6  # a step that leaves less may have lost more than it need

@@ -287,9 +287,9 @@ def _take_pairs(
                     disturbed_in_a_row = 0
             else:
                 disturbed_in_a_row = 0
-            is_over = (timer.clock_ns() - begin_ns) / 1e9 - cooled_s >= budget_s
-            has_waited = (timer.clock_ns() - begin_ns) / 1e9 - cooled_s >= budget_s + plan.max_s
-            if is_over and not has_waited and _lacks_calm(own, plan):
+            spent_s = (timer.clock_ns() - begin_ns) / 1e9 - cooled_s
+            is_over = spent_s >= budget_s
+            if is_over and spent_s < budget_s + plan.max_s and _lacks_calm(own, plan):
                 continue
             if is_over and (len(own.start_s) >= 4 or is_throttled):
                 active.remove(index)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import deepcopy
 
 import pytest
 import torch
@@ -13,7 +12,8 @@ from domain.candidate import ImportanceMix
 from pruning.exporters import make_exporter
 from pruning.groups import Groups, find_groups, regroup
 from pruning.importance import gather_evidence, mixed_importance
-from pruning.members import Kind, Role, channel_axis
+from pruning.members import Kind
+from pruning.narrow import deaf
 from pruning.network import describe_layers
 from pruning.surgery import channels_to_remove, prune_to_widths, read_widths
 from search.widths import widths_of
@@ -119,16 +119,9 @@ def test_without_some_sets_the_others_give_what_they_gave(make: Callable[[], nn.
 
 def _deaf(model: nn.Module, groups: Groups, widths: dict[str, int], scores: dict[str, Tensor]) -> nn.Module:
     """Return the whole model in which nobody reads what was removed."""
-    deaf = deepcopy(model)
     for group in groups.groups:
-        removed = set(channels_to_remove(scores[group.name], widths[group.name]))
-        for member in group.of_role(Role.CONSUMES):
-            layer = deaf.get_submodule(member.name)
-            unread = [index for index, root in zip(member.index, member.root, strict=True) if root in removed]
-            weight = layer.weight
-            assert isinstance(weight, Tensor)
-            weight.data.index_fill_(channel_axis(layer, Role.CONSUMES), torch.tensor(unread), 0.0)
-    return deaf
+        model = deaf(model, group.members, channels_to_remove(scores[group.name], widths[group.name]))
+    return model
 
 
 def test_sets_can_be_cut_again_down_to_one() -> None:
