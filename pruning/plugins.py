@@ -93,6 +93,8 @@ class Registry(Generic[T]):
         return self._factories[name]
 
     def _find(self, name: str) -> Plugin | None:
+        if name in self._builtin:  # of which no plug-in can be the meaning: none is imported for it
+            return Plugin(self.group, name, "builtin")
         return next((plugin for plugin in self.plugins() if plugin.name == name), None)
 
     def _scan(self) -> dict[str, Plugin]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -117,6 +118,16 @@ def test_a_layer_called_twice_counts_twice() -> None:
 
 def test_params_do_not_count_buffers() -> None:
     assert count_params(nn.BatchNorm2d(6)) == 12
+
+
+def test_for_a_builtin_name_no_plugin_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slow_net.py").write_text("from torch import nn\ndef make(): return nn.Linear(3, 2)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry = _registry(("slow-net", "slow_net:make"))
+    assert registry.factory("own")().in_features == 2
+    assert "slow_net" not in sys.modules
+    assert registry.factory("slow-net")().in_features == 3
+    assert "slow_net" in sys.modules
 
 
 def test_a_plugin_installed_after_the_first_look_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
