@@ -15,9 +15,10 @@ from search.precision import baseline_scale
 from search.view import View, measured_file
 
 PROBED = "fp32"
-# A point of a fit among others: a third of what a trial is given.
-PLAN_S = 0.6
-HALF_WIDTH = 0.015
+# Points of a fit that count half: a search waits for them, and they need not be as exact as what a user is told.
+PLAN_S = 0.25
+FEWEST_PAIRS = 12
+HALF_WIDTH = 0.02
 
 
 def probe_sessions(view: View) -> list[StartMeasurement]:
@@ -34,7 +35,7 @@ def probe_sessions(view: View) -> list[StartMeasurement]:
             threads=spec.threads,
             baseline=measured_file(view.dense_of(target), ONNX, PROBED),
             candidates=tuple(MeasuredFile(artifact=probe.file.artifact, check=probe.file.check) for probe in probes),
-            plan=MeasurementPlan(max_s=PLAN_S, half_width=HALF_WIDTH, seed=view.spec.seed),
+            plan=MeasurementPlan(max_s=PLAN_S, min_pairs=FEWEST_PAIRS, half_width=HALF_WIDTH, seed=view.spec.seed),
         )
         sessions.append(
             StartMeasurement(NewMeasurement(_key(target), target=target, selector=spec.device, request=request))
