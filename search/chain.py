@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from domain.trial import Trial, TrialState
+from search.knapsack import narrowest_of
 from search.latency_model import LatencyModel
 from search.models import Models
 from search.seeds import Seed, named, seed_of
@@ -30,6 +31,7 @@ TAME = 3.0  # that little, in units of what may be lost
 LEAST_LIMIT = 0.01  # of accuracy: how much a user who allows no loss is taken to allow here
 LEAST_STEP = 0.97  # what counts as faster at all
 BOLD = 0.6  # a step that leaves less may have lost more than it need
+MILD = 0.64  # what a step that would come past half-way to the fastest network there is may leave at the most
 WALL = 0.9  # nearer to a link that went too far there is no room for another
 NARROWEST_TRIES = 4  # ever bolder steps where a link decodes to widths known before
 
@@ -65,6 +67,9 @@ def next_link(space: SearchSpace, view: View, target: int, models: Models, *, li
     seen = view.identities_of(target)
     params = space.in_precision(space.neutral, space.precisions[0])
     step = max(_step(view, target, at.link), at.half_way)
+    # Nobody expects the narrowest network to stand: a step that ends there costs a link and teaches nothing.
+    narrowest = latency.predict(narrowest_of(models.loss))
+    step = max(step, min(MILD, math.sqrt(narrowest / at.ratio)))
     if not links:
         bold = space.decode(
             {**params, "speedup": latency.scale / (at.ratio * FIRST)}, models, start=begin, is_close=True

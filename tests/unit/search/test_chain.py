@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
+import pytest
+
 from domain.build import CandidateRequest
 from domain.candidate import GroupInfo
 from domain.job import JobState
 from domain.trial import TrialState
 from search.chain import chain_of, next_link
 from search.inherit import inherited, lineage
+from search.knapsack import narrowest_of
 from search.loop import SearchLoop
 from search.models import fit_models, network_of
 from search.options import Parts
@@ -128,6 +131,16 @@ def test_the_first_step_is_a_fifth_only_where_probes_of_all_that_goes_add_up_to_
 
     assert first_step(TAME, 0.2) < 0.3 < 0.35 < first_step(TAME, 0.02)
     assert first_step(MANY, 0.2) > 0.35
+
+
+def test_a_step_that_would_end_at_the_narrowest_network_goes_half_way_there():
+    _, view = run(done=3)
+    latency = fit_models(view, 0).latency["fp32"]
+    narrowest = latency.predict(narrowest_of(fit_models(view, 0).loss))
+    first = chain_of(view, 0)[0].values
+    assert math.sqrt(narrowest) > 0.42, "what a link leaves while nothing is lost lies past half-way"
+    assert first is not None
+    assert first.latency_ratio == pytest.approx(math.sqrt(narrowest), rel=0.03)
 
 
 def test_a_candidate_inherits_from_the_nearest_that_contains_it():
