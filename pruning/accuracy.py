@@ -11,7 +11,10 @@ from domain.ports import Hold
 from pruning.metrics.scores import accuracy
 from pruning.precision import Compute
 
-EVALUATION_BATCH = 250
+# Samples of a forward pass. On a CPU the tensors of a larger one are given back to the system and asked for anew by every layer:
+# with 250 a MobileNet took 3.7 times as long as with 64.
+CPU_BATCH = 64
+GPU_BATCH = 250
 
 
 def predict(
@@ -20,7 +23,6 @@ def predict(
     compute: Compute,
     *,
     hold: Hold = nullcontext,
-    batch: int = EVALUATION_BATCH,
     is_rough: bool = False,
 ) -> Tensor:
     """Run a model in eval mode, batch by batch, in fp32: the precision of the file a user gets.
@@ -30,7 +32,6 @@ def predict(
         inputs: Shape ``(N, ...)``, anywhere.
         compute: Where to run.
         hold: Entered around every batch.
-        batch: Samples a forward pass.
         is_rough: Run in ``compute``'s own precision instead, which may be twice as fast.
 
     Returns:
@@ -38,6 +39,7 @@ def predict(
     """
     was_training = model.training
     model.eval()
+    batch = CPU_BATCH if compute.device.type == "cpu" else GPU_BATCH
     parts = []
     try:
         for chunk in inputs.split(batch):

@@ -26,7 +26,7 @@ from pruning.recovery import CALIBRATION_SAMPLES, TrainingSet
 from pruning.signature import Packed, Port, Signature
 from pruning.surgery import prune_to_widths
 
-EVIDENCE_SAMPLES = 320
+EVIDENCE_SAMPLES = 512  # with 320 a ViT's first cut lost four points more
 EVIDENCE_BATCH = 64
 MOST_OUTPUT_BYTES = 4 * 2**30
 
@@ -154,6 +154,7 @@ class Dense:
 
     def _evidence_batches(self, hold: Hold) -> list[tuple[Tensor, Tensor]]:
         inputs, labels = self.calibration()
+        inputs, labels = inputs[:EVIDENCE_SAMPLES], None if labels is None else labels[:EVIDENCE_SAMPLES]
         if self.metric.task is not Task.CLASSES:
             # No loss has a slope where the model is its own teacher. Every output value counts, with a random sign.
             signs = torch.randint(0, 2, (len(inputs), self.classes), generator=torch.Generator().manual_seed(self.seed))
