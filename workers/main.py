@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ROLES = ("search", "build", "reaper")
+IMPORTED_FIRST = {
+    "search": ("search.loop",),
+    "build": ("pruning.builder", "torch._dynamo"),  # the second by the first step of any optimizer: over a second
+}
 SPENT = 75  # EX_TEMPFAIL: another process may do better
 _work: dict[str, SearchWork | BuildWork] = {}  # what the one task of this child works with, made once
 
@@ -46,7 +50,8 @@ def run_worker(role: str) -> int:
     bootstrap.configure_logging(settings, role)
     bootstrap.connect(settings).close()  # refuse at once, in words, what would fail in a child later
     # Before the fork: a child that dies is replaced without seconds of importing. Importing torch does not start CUDA.
-    import_module("search.loop" if role == "search" else "pruning.builder")
+    for module in IMPORTED_FIRST[role]:
+        import_module(module)
     drain = arm_drain_file()
     handler = touch_on_shutdown(drain)
     signals.worker_shutting_down.connect(handler)
