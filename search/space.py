@@ -155,19 +155,25 @@ class SearchSpace:
         """Return the candidate of a row with the mix, the recovery and the precision of parameters."""
         share = float(self.network.macs_share(row[None])[0])
         widths = self.network.widths_of(row)
-        stretch = min(LONGEST_STRETCH, max(share, 1e-6) ** -0.5)
         return Candidate(
             sparsity={group.name: round(1.0 - widths[group.name] / group.channels, 6) for group in self.groups},
             widths=widths,
             dropped=self.network.dropped_of(row),
             precision=self.precision_of(params),
             importance=_mix(params["mix_data"], params["mix_activation"]),
-            recovery=RecoveryPlan(
-                epochs=round(self.recovery.epochs * stretch, 2),
-                learning_rate=float(f"{stretch * params.get('learning_rate', NEUTRAL_RATE):.3g}"),
-                distill=self.recovery.distill,
-                precision=self.recovery.precision,
-            ),
+            recovery=self._plan(params, min(LONGEST_STRETCH, max(share, 1e-6) ** -0.5)),
+        )
+
+    def briefly(self, candidate: Candidate, params: Mapping[str, float]) -> Candidate:
+        """Return a candidate recovered for as many epochs as the job says, however narrow it is."""
+        return candidate.model_copy(update={"recovery": self._plan(params, 1.0)})
+
+    def _plan(self, params: Mapping[str, float], stretch: float) -> RecoveryPlan:
+        return RecoveryPlan(
+            epochs=round(self.recovery.epochs * stretch, 2),
+            learning_rate=float(f"{stretch * params.get('learning_rate', NEUTRAL_RATE):.3g}"),
+            distill=self.recovery.distill,
+            precision=self.recovery.precision,
         )
 
     def row_of(self, candidate: Candidate) -> Ints:
