@@ -131,10 +131,11 @@ def _standing(space: SearchSpace, view: View, target: int, links: Sequence[Trial
     bold: list[float] = []
     for link in links:
         ratio, lost = latency.predict(space.row_of(link.candidate)), _lost(view, target, link)
-        if lost > allowed_drop(view.spec):
+        is_too_much = lost > allowed_drop(view.spec)
+        if is_too_much and link is not links[0]:
             spent = max(spent, ratio)
-        elif lost > _limit(view) and ratio < BOLD * at:
-            bold.append(ratio)
+        elif is_too_much or (lost > _limit(view) and ratio < BOLD * at):
+            bold.append(ratio)  # the first was trained too briefly to prove that there is no way past it
         else:
             last, at = link, ratio
     return _Standing(last, at, spent, tuple(bold))

@@ -133,6 +133,22 @@ def test_the_first_step_is_a_fifth_only_where_probes_of_all_that_goes_add_up_to_
     assert first_step(MANY, 0.2) > 0.35
 
 
+def test_the_first_link_gets_the_jobs_epochs_and_narrower_ones_more():
+    _, view = run(groups=TAME, done=4)
+    first, second = (link.candidate.recovery for link in chain_of(view, 0)[:2])
+    asked = view.spec.recovery.epochs
+    assert first.epochs == asked < second.epochs
+    assert second.learning_rate / first.learning_rate == pytest.approx(second.epochs / first.epochs, rel=0.02)
+
+
+def test_a_first_link_that_lost_too_much_proves_little_and_the_chain_comes_to_it_again():
+    _, view = run(trials=80, objective={"max_drop": 0.03})
+    first, *later = (link.values for link in chain_of(view, 0))
+    assert first is not None
+    assert first.error - (1.0 - view.dense_accuracy(0)) > 0.09, "far more than a front has use for"
+    assert min(values.latency_ratio for values in later if values is not None) < first.latency_ratio / 0.9
+
+
 def test_a_step_that_would_end_at_the_narrowest_network_goes_half_way_there():
     _, view = run(done=3)
     latency = fit_models(view, 0).latency["fp32"]
