@@ -26,7 +26,6 @@ from pruning.recovery import CALIBRATION_SAMPLES, TrainingSet
 from pruning.signature import Packed, Port, Signature
 from pruning.surgery import prune_to_widths
 
-EVIDENCE_SAMPLES = 512  # with 320 a ViT's first cut lost four points more
 EVIDENCE_BATCH = 64
 MOST_OUTPUT_BYTES = 4 * 2**30
 
@@ -71,7 +70,7 @@ class Dense:
         """Return the training samples batch norm and importance are calibrated on, in a seeded order."""
         inputs, labels = self.splits.train
         order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(self.seed))
-        index = order[: max(EVIDENCE_SAMPLES, CALIBRATION_SAMPLES)]
+        index = order[:CALIBRATION_SAMPLES]
         return inputs[index], None if labels is None else labels[index]
 
     def teacher(self, hold: Hold) -> Tensor:
@@ -154,7 +153,6 @@ class Dense:
 
     def _evidence_batches(self, hold: Hold) -> list[tuple[Tensor, Tensor]]:
         inputs, labels = self.calibration()
-        inputs, labels = inputs[:EVIDENCE_SAMPLES], None if labels is None else labels[:EVIDENCE_SAMPLES]
         if self.metric.task is not Task.CLASSES:
             # No loss has a slope where the model is its own teacher. Every output value counts, with a random sign.
             signs = torch.randint(0, 2, (len(inputs), self.classes), generator=torch.Generator().manual_seed(self.seed))

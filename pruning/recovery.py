@@ -23,7 +23,7 @@ from pruning.checkpoint import NONE, Checkpoint
 from pruning.metrics import Task
 from pruning.precision import Compute
 
-CALIBRATION_SAMPLES = 512
+CALIBRATION_SAMPLES = 512  # also of importance: with 320 a ViT's first cut lost four points more
 CALIBRATION_BATCH = 128
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

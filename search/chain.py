@@ -23,16 +23,16 @@ from search.told import allowed_drop
 from search.view import View
 
 CHAIN = "chain-"
+MILD = 0.64  # what a step that would come past half-way to the narrowest network leaves at the most
 # What a link leaves of the latency of the one before: little while hardly anything is lost, for wide networks take long to recover
 # and a faster one that lost nothing makes them pointless; more the nearer the chain comes to what may be lost. Two accuracies on
 # 500 samples differ by a point, a third of what may usually be lost, for nothing.
-STEPS = ((1 / 3, 0.42), (0.5, 0.64), (1.0, 0.76), (float("inf"), 0.86))
+STEPS = ((1 / 3, 0.42), (0.5, MILD), (1.0, 0.76), (float("inf"), 0.86))
 FIRST = 0.2  # what the first leaves where the probes of all that goes add up to little: what takes long to recover is passed by
 TAME = 3.0  # that little, in units of what may be lost
 LEAST_LIMIT = 0.01  # of accuracy: how much a user who allows no loss is taken to allow here
 LEAST_STEP = 0.97  # what counts as faster at all
 BOLD = 0.6  # a step that leaves less may have lost more than it need
-MILD = 0.64  # what a step that would come past half-way to the fastest network there is may leave at the most
 WALL = 0.9  # nearer to a link that went too far there is no room for another
 NARROWEST_TRIES = 4  # ever bolder steps where a link decodes to widths known before
 
