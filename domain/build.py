@@ -153,7 +153,7 @@ class AccuracyReport(_Message):
 
 
 class BuildResult(_Message):
-    """What any kind of build gives; ``groups``, ``blocks``, ``layers``, ``unprunable``, ``probes``: of ``prepare`` only."""
+    """What any kind of build gives; ``groups`` to ``unprunable``, ``layers`` to ``is_slow_to_recover``: of ``prepare`` only."""
 
     status: Literal["built"] = "built"
     kind: BuildKind
@@ -171,6 +171,10 @@ class BuildResult(_Message):
     layers: tuple[LayerInfo, ...] = ()
     probes: tuple[LatencyProbe, ...] = Field(
         default=(), description="Untrained networks of a few shapes, to be timed for the latency model."
+    )
+    is_slow_to_recover: bool = Field(
+        default=False,
+        description="It has layer norms: a few epochs bring back less of what a bold cut takes than with batch norms.",
     )
     splits: SplitSizes | None = None
     stages_s: dict[str, float] = Field(

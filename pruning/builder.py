@@ -48,7 +48,7 @@ from pruning.latency_probes import shapes
 from pruning.models import check_model
 from pruning.network import describe_layers
 from pruning.precision import choose_compute, choose_device, faster_compute
-from pruning.recovery import Recipe, batch_of, dense_recipe, reestimate_batch_norm, train
+from pruning.recovery import Recipe, batch_of, dense_recipe, is_transformer, reestimate_batch_norm, train
 from pruning.reports import of_first, report, sizes_of
 from pruning.rough import Rough
 from pruning.sensitivity import score_groups
@@ -183,6 +183,7 @@ class TorchBuilder:
             unprunable=groups.unprunable,
             layers=describe_layers(dense.model, groups, dense.example),
             probes=probes,
+            is_slow_to_recover=is_transformer(dense.model),
             splits=sizes_of(splits),
             stages_s=watch.stages_s,
             versions=_VERSIONS,

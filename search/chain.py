@@ -23,13 +23,17 @@ from search.told import allowed_drop
 from search.view import View
 
 CHAIN = "chain-"
-MILD = 0.64  # what a step that would come past half-way to the narrowest network leaves at the most
-# What a link leaves of the latency of the one before: little while hardly anything is lost, for wide networks take long to recover
-# and a faster one that lost nothing makes them pointless; more the nearer the chain comes to what may be lost. Two accuracies on
-# 500 samples differ by a point, a third of what may usually be lost, for nothing.
+# What the first link leaves. What takes long to recover is passed by at once: a wide network is slow to train, and pointless once a
+# faster one loses as little. Layer norms are brought back slowly, and lose from a bold cut what a few epochs do not return.
+FIRST = 1 / 7
+MILD = 0.64
+# What a link leaves of the latency of the one before: little while hardly anything is lost, more the nearer the chain comes to what
+# may be lost. Two accuracies on 500 samples differ by a point, a third of what may usually be lost, for nothing.
 STEPS = ((1 / 3, 0.42), (0.5, MILD), (1.0, 0.76), (float("inf"), 0.86))
-FIRST = 0.2  # what the first leaves where the probes of all that goes add up to little: what takes long to recover is passed by
-TAME = 3.0  # that little, in units of what may be lost
+# How far to go, in logarithms, towards what is too far: the narrowest network, or a link that lost too much.
+HALF_WAY = 0.5
+MOST_OF_THE_WAY = 0.75
+LITTLE_TOO_MUCH = 1.5  # times what may be lost: from a link that lost no more the way back is short
 LEAST_LIMIT = 0.01  # of accuracy: how much a user who allows no loss is taken to allow here
 LEAST_STEP = 0.97  # what counts as faster at all
 BOLD = 0.6  # a step that leaves less may have lost more than it need
@@ -67,19 +71,11 @@ def next_link(space: SearchSpace, view: View, target: int, models: Models, *, li
     begin = space.network.dense if at.link is None else space.row_of(at.link.candidate)
     seen = view.identities_of(target)
     params = space.in_precision(space.neutral, space.precisions[0])
-    step = max(_step(view, target, at.link), at.half_way)
-    # Nobody expects the narrowest network to stand: a step that ends there costs a link and teaches nothing.
-    narrowest = latency.predict(narrowest_of(models.loss))
-    step = max(step, min(MILD, math.sqrt(narrowest / at.ratio)))
-    if not links:
-        bold = space.decode(
-            {**params, "speedup": latency.scale / (at.ratio * FIRST)}, models, start=begin, is_close=True
-        )
-        step = FIRST if models.loss.probed(space.row_of(bold)) <= TAME * _limit(view) else step
+    step = at.towards_wall or _towards_narrowest(view, target, at, latency.predict(narrowest_of(models.loss)))
     if step > WALL:
         return None
     # Where nothing new lies before a bold link, it is passed.
-    beyond = max((wall for wall in at.bold if wall < at.ratio), default=at.ratio * step)
+    beyond = max((wall for wall, _ in at.bold if wall < at.ratio), default=at.ratio * step)
     for wanted in (at.ratio * step, *(beyond * step**further for further in range(1, NARROWEST_TRIES))):
         if wanted <= at.spent:
             return None
@@ -88,8 +84,6 @@ def next_link(space: SearchSpace, view: View, target: int, models: Models, *, li
             continue
         if latency.predict(space.row_of(candidate)) > LEAST_STEP * at.ratio:
             return None
-        # The first is the widest, hence the slowest to recover, and soon passed: it gets no more epochs than the job says.
-        candidate = candidate if links else space.briefly(candidate, params)
         return seed_of(space, models, f"{CHAIN}{len(links) + 1}", candidate)
     return None
 
@@ -110,41 +104,55 @@ class _Standing:
     """Where a chain stands: the link to go on from (None: the dense model), and predicted latency ratios.
 
     ``ratio`` of that link; ``spent`` of the slowest one that lost too much, 0 where none did; ``bold`` of those that went too far
-    at once.
+    at once, each with what it lost, in units of what may be.
     """
 
     link: Trial | None
     ratio: float
     spent: float
-    bold: tuple[float, ...]
+    bold: tuple[tuple[float, float], ...]
 
     @property
-    def half_way(self) -> float:
-        """The step half-way to the next link that went too far, in logarithms; 0 where there is none."""
-        walls = [wall for wall in self.bold if wall < WALL**2 * self.ratio] + ([self.spent] if self.spent else [])
-        return max((math.sqrt(min(1.0, wall / self.ratio)) for wall in walls), default=0.0)
+    def towards_wall(self) -> float:
+        """The step towards the next link that went too far; 0 where there is none."""
+        walls = [
+            (wall, MOST_OF_THE_WAY if lost <= LITTLE_TOO_MUCH else HALF_WAY)
+            for wall, lost in self.bold
+            if wall < WALL**2 * self.ratio
+        ]
+        walls += [(self.spent, HALF_WAY)] if self.spent else []
+        return max((math.pow(min(1.0, wall / self.ratio), share) for wall, share in walls), default=0.0)
 
 
 def _standing(space: SearchSpace, view: View, target: int, links: Sequence[Trial], latency: LatencyModel) -> _Standing:
     last: Trial | None = None
     at, spent = latency.predict(space.network.dense), 0.0
-    bold: list[float] = []
+    bold: list[tuple[float, float]] = []
     for link in links:
         ratio, lost = latency.predict(space.row_of(link.candidate)), _lost(view, target, link)
         is_too_much = lost > allowed_drop(view.spec)
         if is_too_much and link is not links[0]:
             spent = max(spent, ratio)
         elif is_too_much or (lost > _limit(view) and ratio < BOLD * at):
-            bold.append(ratio)  # the first was trained too briefly to prove that there is no way past it
+            # The first, cut at once, does not prove that there is no way past it.
+            bold.append((ratio, lost / _limit(view)))
         else:
             last, at = link, ratio
     return _Standing(last, at, spent, tuple(bold))
 
 
-def _step(view: View, target: int, link: Trial | None) -> float:
-    """Return how much of a link's latency the next one shall leave, by what was lost so far."""
-    share = (_lost(view, target, link) if link is not None else 0.0) / _limit(view)
-    return next(step for most, step in STEPS if share <= most)
+def _towards_narrowest(view: View, target: int, at: _Standing, narrowest: float) -> float:
+    """Return how much of a link's latency the next one shall leave where nothing went too far yet, by what was lost so far.
+
+    Nobody expects the narrowest network to stand: a step that ends there costs a link and teaches nothing.
+    """
+    way = narrowest / at.ratio
+    if at.link is None:
+        return (
+            MILD if view.dense_of(target).is_slow_to_recover else max(FIRST, min(MILD, math.pow(way, MOST_OF_THE_WAY)))
+        )
+    share = _lost(view, target, at.link) / _limit(view)
+    return max(next(step for most, step in STEPS if share <= most), min(MILD, math.pow(way, HALF_WAY)))
 
 
 def _lost(view: View, target: int, link: Trial) -> float:

@@ -6,7 +6,7 @@ What was chosen is written to the job's report (``finals``), so that any search 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
 from pydantic import JsonValue
@@ -18,13 +18,14 @@ from domain.outcome import Blame
 from domain.pareto import nondominated
 from domain.ports import NewBuild, NewMeasurement
 from domain.trial import Trial
-from search.accounting import FINAL_PLAN_S, time_report
+from search.accounting import FINAL_PLAN_S, elapsed_s, time_report
 from search.actions import Action, End, Enter, Report, StartBuild, StartMeasurement
 from search.precision import dense_points, session_key, yardstick
 from search.told import allowed_error, negligible_error
 from search.view import View, content_key, failure_of, measured_file
 from search.zeros import may_stand
 
+LEAST_PLAN_S = 2.0  # of a final's timed region, however little time is left: a trial's
 AGAIN = ":again"  # ends the key of a session that repeats a suspect one
 MOST_AGAIN = 2
 
@@ -77,6 +78,12 @@ def pick(view: View, target: int, *, keep: int) -> list[Trial]:
     return chosen
 
 
+def runners_up(view: View, target: int, numbers: Collection[int]) -> list[Trial]:
+    """Return what would be the useful front without some trials, fastest first: a few hundred samples do not tell it from them."""
+    rest = [trial for trial in view.succeeded(target) if trial.number not in numbers and may_stand(view, trial)]
+    return useful_of(view, target, nondominated(rest, latency=_latency, error=_error))
+
+
 def useful_of(view: View, target: int, front: Sequence[Trial]) -> list[Trial]:
     """Return the part of a front that is worth a long recovery: no more lost than any user has use for, and nothing slower than
     the fastest network that lost nothing, which could only be more accurate by chance."""
@@ -115,7 +122,7 @@ def decide(view: View, now: datetime) -> list[Action]:
     if any(not build.state.is_terminal for build in _wanted_builds(view)):
         return _entering(view, Stage.FINALS)
     targets = range(len(view.spec.targets))
-    sessions = [session for target in targets for session in _missing_sessions(view, target)]
+    sessions = [session for target in targets for session in _missing_sessions(view, target, max_s=_plan_s(view, now))]
     sessions += [session for target in targets for session in _doubted_sessions(view, target)]
     if sessions:
         return [*_entering(view, Stage.REMEASURING), *sessions]
@@ -183,7 +190,14 @@ def _recovered(view: View, target: int) -> list[tuple[Trial, BuildResult]]:
     return pairs
 
 
-def _missing_sessions(view: View, target: int) -> list[StartMeasurement]:
+def _plan_s(view: View, now: datetime) -> float:
+    """Return the longest timed region of a file: what is left of the wall budget is for all of them."""
+    files = sum(len(_recovered(view, target)) + 1 for target in range(len(view.spec.targets)))
+    left_s = view.spec.budget.wall_s - elapsed_s(view.job, now)
+    return min(FINAL_PLAN_S, max(LEAST_PLAN_S, left_s / files))
+
+
+def _missing_sessions(view: View, target: int, *, max_s: float = FINAL_PLAN_S) -> list[StartMeasurement]:
     """Return the sessions of a target still to be started: one a precision that has finalists."""
     actions: list[StartMeasurement] = []
     recovered = _recovered(view, target)
@@ -192,13 +206,13 @@ def _missing_sessions(view: View, target: int) -> list[StartMeasurement]:
         key = session_key("final", view, target, precision)
         together = view.measurements.get(key)
         if together is None and mine:
-            actions.append(_session(view, target, key, precision, [result for _, result in mine]))
+            actions.append(_session(view, target, key, precision, [result for _, result in mine], max_s))
         elif together is not None and _is_candidates_fault(together) and len(mine) > 1:
             # One bad file spoils the session for all, and it does not say which: each on its own, then.
             for trial, result in mine:
                 alone = f"{key}:{trial.number}"
                 if alone not in view.measurements:
-                    actions.append(_session(view, target, alone, precision, [result]))
+                    actions.append(_session(view, target, alone, precision, [result], max_s))
     return actions
 
 
@@ -212,14 +226,16 @@ def _doubted_sessions(view: View, target: int) -> list[StartMeasurement]:
     ]
 
 
-def _session(view: View, target: int, key: str, precision: str, results: list[BuildResult]) -> StartMeasurement:
+def _session(
+    view: View, target: int, key: str, precision: str, results: list[BuildResult], max_s: float
+) -> StartMeasurement:
     spec = view.spec.targets[target]
     dense = view.dense_final(target) or view.dense_of(target)
     files = [
         *yardstick(view, target, precision),
         *(measured_file(result, view.format_of(target)) for result in results),
     ]
-    plan = MeasurementPlan(min_pairs=40, max_s=FINAL_PLAN_S, seed=view.spec.seed)  # a file
+    plan = MeasurementPlan(min_pairs=40, max_s=max_s, seed=view.spec.seed)  # a file
     request = MeasurementRequest(
         runtime=spec.runtime,
         precision=precision,

@@ -26,6 +26,7 @@ from search.view import View
 GAP = "gap-"
 NEAR = math.log(1.15)  # neighbours closer than that in latency leave no step to take between them
 BEYOND = 1.15  # times the fastest that is allowed: another network of that speed may lose less
+SHARES = (0.5, 2 / 3, 1 / 3)  # of the way to the faster one: where half-way lies what is known, a little beside it
 LEAST_ROOM = 0.001  # the least loss of note, over a fifth of latency
 
 
@@ -36,6 +37,7 @@ class Gap:
     slow: Trial | None
     fast: Trial
     ratio: float
+    apart: float
     room: float
 
     @property
@@ -63,7 +65,7 @@ def gaps(view: View, target: int) -> list[Gap]:
         room = apart * lost
         is_wide = apart >= NEAR and lost >= LEAST_LOSS and room >= LEAST_ROOM
         if fast is not None and precision == other and is_wide:
-            found.append(Gap(slow, fast, math.sqrt(ratio * fast_ratio), room))
+            found.append(Gap(slow, fast, math.sqrt(ratio * fast_ratio), apart, room))
     return sorted(found, key=lambda gap: -gap.room)
 
 
@@ -98,11 +100,11 @@ def between(space: SearchSpace, view: View, target: int, models: Models) -> Seed
         if gap.name in tried:
             continue
         precision = gap.fast.candidate.precision
-        params = space.in_precision(
-            {**space.neutral, "speedup": models.latency[precision].scale / gap.ratio}, precision
-        )
         begin = space.network.dense if gap.slow is None else space.row_of(gap.slow.candidate)
-        candidate = space.decode(params, models, start=begin, is_close=True)
-        if candidate.identity not in seen and not candidate.is_dense(list(space.groups)):
-            return seed_of(space, models, gap.name, candidate)
+        for share in SHARES:
+            speedup = models.latency[precision].scale / (gap.ratio * math.exp(gap.apart * (0.5 - share)))
+            params = space.in_precision({**space.neutral, "speedup": speedup}, precision)
+            candidate = space.decode(params, models, start=begin, is_close=True)
+            if candidate.identity not in seen and not candidate.is_dense(list(space.groups)):
+                return seed_of(space, models, gap.name, candidate)
     return None

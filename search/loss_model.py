@@ -93,10 +93,6 @@ class LossModel:
         costs[:, :groups][gone > 0] = 0.0
         return costs
 
-    def probed(self, row: Ints) -> float:
-        """Return what a candidate's groups and blocks lost in their probes, each alone and before recovery, added up."""
-        return float(self.curves(row[None], trust=1.0).sum()) / 2
-
     def predict(self, row: Ints) -> float:
         """Return the accuracy that a candidate is expected to lose after recovery."""
         return self.scale * float(self.curves(row[None]).sum())

@@ -7,7 +7,7 @@ from datetime import datetime
 from domain.build import BuildResult, CandidateRequest
 from domain.trial import Trial
 from search.accounting import FINAL_PLAN_S, elapsed_s
-from search.finals import pick, useful_of
+from search.finals import pick, runners_up, useful_of
 from search.view import View
 
 # Of the wall budget: past that a search for fewer finals serves better than many finals of no search.
@@ -82,7 +82,7 @@ def affordable(view: View, now: datetime) -> dict[int, list[int]]:
     """
     left_s = view.spec.budget.wall_s - elapsed_s(view.job, now)
     left_s -= sum(len(spec.precision) for spec in view.spec.targets) * SESSION_S
-    wanted = {target: pick(view, target, keep=view.spec.final.keep) for target in range(len(view.spec.targets))}
+    wanted = {target: _wanted(view, target) for target in range(len(view.spec.targets))}
     chosen: dict[int, list[int]] = {target: [] for target in wanted}
     for place in range(view.spec.final.keep):
         for target, trials in wanted.items():
@@ -93,3 +93,10 @@ def affordable(view: View, now: datetime) -> dict[int, list[int]]:
                 chosen[target].append(trials[place].number)
                 left_s -= takes_s
     return chosen
+
+
+def _wanted(view: View, target: int) -> list[Trial]:
+    """Return as many trials as the job keeps files of, where there are so many: the front's, then those that come next to it."""
+    keep = view.spec.final.keep
+    picked = pick(view, target, keep=keep)
+    return [*picked, *runners_up(view, target, {trial.number for trial in picked})][:keep]

@@ -25,6 +25,7 @@ from search.widths import kept_width
 
 FEW_GROUPS = 6
 LEAST_SPEEDUP = 1.1
+LEAST_RANGE = 1.25  # of the speed-ups to draw from; wider, half of what is drawn is slower than what lost nothing
 BEND = 3.0  # most a price is multiplied or divided by
 NEUTRAL_RATE = 0.02
 # A narrow network trains faster, though not by as much as its work is less: it gets more epochs by the root of that, up to so many
@@ -93,12 +94,11 @@ class SearchSpace:
         return max(latency.scale / latency.predict(narrowest) for latency in models.latency.values())
 
     def within(self, low: float, high: float) -> dict[str, BaseDistribution]:
-        """Return the distributions for networks so many times as fast; a sixth of the range, in logarithms, at the least."""
+        """Return the distributions for networks so many times as fast, or where that is hardly a range for a little slower ones."""
         whole = self.distributions["speedup"]
         assert isinstance(whole, FloatDistribution)
-        least = (whole.high / whole.low) ** (1 / 6)
-        high = min(whole.high, max(high, whole.low * least))
-        low = min(max(low, whole.low), high / least)
+        high = min(whole.high, max(high, whole.low * LEAST_RANGE))
+        low = min(max(low, whole.low), high / LEAST_RANGE)
         return {**self.distributions, "speedup": FloatDistribution(_rounded(low), _rounded(high), log=True)}
 
     @property
@@ -163,10 +163,6 @@ class SearchSpace:
             importance=_mix(params["mix_data"], params["mix_activation"]),
             recovery=self._plan(params, min(LONGEST_STRETCH, max(share, 1e-6) ** -0.5)),
         )
-
-    def briefly(self, candidate: Candidate, params: Mapping[str, float]) -> Candidate:
-        """Return a candidate recovered for as many epochs as the job says, however narrow it is."""
-        return candidate.model_copy(update={"recovery": self._plan(params, 1.0)})
 
     def _plan(self, params: Mapping[str, float], stretch: float) -> RecoveryPlan:
         return RecoveryPlan(

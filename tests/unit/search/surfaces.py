@@ -65,6 +65,7 @@ class FakeBuilder:
         self.fault: Callable[[BuildRequest], Failed | None] = lambda request: None
         self.mishap: Callable[[Candidate], float] = lambda candidate: 0.0  # what a recovery gone wrong costs more
         self.latency_by_digest: dict[str, float] = {}
+        self.is_slow_to_recover = False
         self.zeros_gain: dict[str, float] = {}  # what a pattern of zeros divides the latency by; none: nothing
 
     def build(self, request: BuildRequest) -> BuildOutcome:
@@ -127,6 +128,7 @@ class FakeBuilder:
             groups=self.groups if isinstance(request, PrepareRequest) else (),
             probes=self._probes() if isinstance(request, PrepareRequest) and request.formats[0] == "onnx" else (),
             unprunable=(UnprunableLayer(name="head", reason="gives the classes"),),
+            is_slow_to_recover=self.is_slow_to_recover,
             splits=SplitSizes(train=800, val=100, test=1000),
             stages_s={"recover": 2.0},
             versions={"torch": "test"},
