@@ -76,11 +76,19 @@ class LossModel:
 
     def ceiling(self, group: GroupInfo) -> float:
         """Return the highest sparsity worth trying on a group."""
-        return ceiling(group, tolerance=TOLERANCE / self.factors.get(group.name, 1.0))
+        return ceiling(group, tolerance=self._tolerance(group.name))
 
     def may_drop(self, block: BlockInfo) -> bool:
         """Return whether leaving a block out is worth trying."""
-        return block.sensitivity <= TOLERANCE / self.factors.get(block.name, 1.0)
+        return block.sensitivity <= self._tolerance(block.name)
+
+    def _tolerance(self, name: str) -> float:
+        """Return what a cut may cost in its probe: more where trials lost less than that told.
+
+        Not less where they lost more: its price rises, and that is enough. A ceiling that came down as well closed the fast end of
+        the range to a search that had found its best networks there.
+        """
+        return TOLERANCE / min(1.0, self.factors.get(name, 1.0))
 
     def curves(self, rows: Ints, *, trust: float = 0.5) -> Floats:
         """Return what each column of rows costs by its curve, both ``(n, columns)``; what lies in a dropped block costs nothing."""

@@ -1,7 +1,7 @@
 """How far each group may be pruned, and why that moved: the record of what trials taught. Pure.
 
-A group that was narrowed where accuracy was lost gets a lower ceiling, one whose narrowing cost nothing a higher one; the factor
-behind it also bends the knapsack's prices (``search.loss_model``). Each move is kept with its reason in the job's report.
+A group whose narrowing cost less than its probes say gets a higher ceiling; the factor behind it also bends the knapsack's prices,
+up or down (``search.loss_model``). Each move is kept with its reason in the job's report.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from search.models import Models, fit_models
 from search.options import Parts
 from search.probes import count_probed
 from search.sampler import Preset, ask_seed, make_sampler
-from search.seeds import Seed, aimed, shared, with_zeros
+from search.seeds import INSIDE, Seed, aimed, shared, with_zeros
 from search.space import SearchSpace
 from search.told import Told, constraint_names, told_of
 from search.view import View, trailing_duplicates
@@ -163,17 +163,24 @@ class TargetStudy:
         return between(self._space, view, self._target, models)
 
     def _neighbour(self, number: int, view: View, models: Models) -> Seed | None:
-        """Return an architecture not seen before next to a random point of the measured front, wider afield each try."""
+        """Return an architecture not seen before next to a random point of the measured front, wider afield each try.
+
+        None that is predicted to be slower than a network that lost nothing.
+        """
         dice = random.Random(ask_seed(self._seed, self._target, number))
         # Parameters of a projected seed stand for another candidate than the one measured.
         front = [trial for trial in search_front(view, self._target) if not trial.candidate.zeros]
         parents = [trial for trial in front if not (trial.seed_name or "").endswith("~")]
         seen = view.identities_of(self._target)
+        least, _ = speedups_of_use(view, self._target)
         for attempt in range(NEIGHBOUR_TRIES if parents else 0):
             parent = dice.choice(parents)
             known = {name: float(str(value)) for name, value in parent.params.items()}
             params = self._space.perturb(known, dice=dice, scale=0.05 + 0.3 * attempt / NEIGHBOUR_TRIES)
             candidate = self._space.decode(params, models)
+            latency = models.latency[candidate.precision]
+            if latency.scale / latency.predict(self._space.row_of(candidate)) < INSIDE * least:
+                continue
             if candidate.identity not in seen and not candidate.is_dense(list(self._space.groups)):
                 return Seed(f"near-{parent.number}", params, candidate)
         return None

@@ -17,8 +17,19 @@ METHODS: dict[str, Callable[[Bench], None]] = {
     **plain_search.METHODS,
     **fastnas.METHODS,
 }
-STRONGEST = ("greedy-chain", "tp-isomorphic", "tp-taylor")
-"""Run with three seeds, as ours; taken for the strongest before the others had run."""
+STRONGEST = {
+    "resnet": ("tp-taylor-4", "tp-taylor", "tp-isomorphic"),
+    "mobilenet": ("tp-isomorphic-16", "tp-taylor-16", "tp-taylor"),
+    "vit": ("greedy-chain", "tp-isomorphic", "tp-taylor"),
+}
+"""Run with three seeds, as ours: of a task's peers the best of those that have run."""
+USUAL = ("greedy-chain", "tp-isomorphic", "tp-taylor")
+"""The same on a task where too few have run to tell."""
+
+
+def seeds_of(method: str, task: str) -> tuple[int, ...]:
+    """Return the seeds a peer is run with on a task."""
+    return (0, 1, 2) if method in STRONGEST.get(task, USUAL) else (0,)
 
 
 def missing(method: str) -> str | None:

@@ -39,7 +39,6 @@ from domain.artifact import digest_of_file
 
 ROOT = Path(__file__).resolve().parents[2]
 PRODUCT = ("domain", "search", "pruning", "bootstrap.py")  # what decides what is found; the rest carries it
-THREE_SEEDS = (ours.METHOD, *peers.STRONGEST)
 
 
 def main() -> None:
@@ -100,10 +99,14 @@ def asked(given: argparse.Namespace) -> list[Cell]:
     cells = []
     for task in given.task:
         for method, label, options in variants:
-            seeds = given.seed or ((0, 1, 2) if method in THREE_SEEDS else (0,))
-            for seed in seeds:
+            for seed in given.seed or seeds_of(method, task):
                 cells.append(Cell(method, task, seed, given.budget_s, given.threads, label, options))
     return sorted(cells, key=lambda cell: cell.seed)
+
+
+def seeds_of(method: str, task: str) -> tuple[int, ...]:
+    """Return the seeds a method is run with on a task where none are asked for."""
+    return (0, 1, 2) if method == ours.METHOD else peers.seeds_of(method, task)
 
 
 def says_missing(name: str, lack: str | None) -> bool:
@@ -182,7 +185,7 @@ def score(given: argparse.Namespace, results: Results, until_s: float) -> None:
 def not_run(judged: Judged) -> str:
     """Return a line that names the peers, and the seeds of the strongest, that a task's table lacks; nothing where none."""
     done = {(run.method, run.seed) for run in judged.runs}
-    wanted = [(method, seed) for method in peers.METHODS for seed in ((0, 1, 2) if method in THREE_SEEDS else (0,))]
+    wanted = [(method, seed) for method in peers.METHODS for seed in seeds_of(method, judged.task)]
     lacking = [f"{method} (seed {seed})" for method, seed in wanted if (method, seed) not in done]
     return f"- Not run so far, {judged.title}: {', '.join(lacking)}." if lacking else ""
 

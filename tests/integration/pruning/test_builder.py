@@ -111,6 +111,7 @@ def test_prepare_trains_finds_groups_and_measures_their_sensitivity(prepared: Bu
     assert prepared.splits is not None and prepared.splits.train == 1097
     assert {"load", "train", "groups", "sensitivity", "evaluate", "export"} <= set(prepared.stages_s)
     assert prepared.versions["torch-pruning"] == "1.6.1"
+    assert not prepared.is_slow_to_recover
 
 
 def test_every_build_comes_with_a_check_its_file_passes(

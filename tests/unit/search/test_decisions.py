@@ -14,7 +14,7 @@ from domain.trial import TrialState
 from search import latency_model
 from search.accounting import FINAL_PLAN_S, elapsed_s, time_report, union_s
 from search.devices import can_run, why_no_device
-from search.finals import pick, search_front, useful_of
+from search.finals import LEAST_PLAN_S, pick, search_front, useful_of
 from search.loop import SearchLoop
 from search.network import Ints, Network
 from search.rejecting import why_rejected
@@ -197,6 +197,26 @@ def test_fewer_finals_are_made_when_time_is_short_but_never_none():
     assert late == many[:1]
 
 
+def test_time_left_over_goes_to_what_comes_next_to_the_front():
+    world, view = searched(final={"keep": 100, "epochs": 3.0}, objective={"max_drop": 0.05})
+    picked = [trial.number for trial in pick(view, 0, keep=100)]
+    chosen = affordable(view, world.now())[0]
+    more = [view.trials_by_number[number] for number in chosen[len(picked) :]]
+    assert chosen[: len(picked)] == picked and more
+    assert all(trial.values.error <= allowed_error(view, 0) for trial in more)
+    front = search_front(view, 0)
+    for one in more:
+        beaten = [
+            o
+            for o in front
+            if o.values.latency_ratio <= one.values.latency_ratio and o.values.error <= one.values.error
+        ]
+        assert beaten, "it is no point of the front"
+        assert not any(
+            o.values.latency_ratio < one.values.latency_ratio and o.values.error < one.values.error for o in more
+        ), "and is next to it"
+
+
 def test_a_final_that_takes_too_long_is_passed_over_for_quicker_ones():
     world, view = searched(final={"keep": 5, "epochs": 3.0}, objective={"max_drop": 0.05})
     wanted = pick(view, 0, keep=5)
@@ -209,6 +229,16 @@ def test_a_final_that_takes_too_long_is_passed_over_for_quicker_ones():
     )
     slowed = View(JobSnapshot(view.job, view.snapshot.trials, builds, view.snapshot.measurements))
     assert affordable(slowed, world.now())[0] == [trial.number for trial in wanted if trial is not slow]
+
+
+@pytest.mark.parametrize(("wall_s", "longest_s"), [(1e6, FINAL_PLAN_S), (20.0, LEAST_PLAN_S)])
+def test_the_last_measurements_take_what_is_left_of_the_wall_budget(wall_s, longest_s):
+    world = World(groups=MANY)
+    job, _ = world.create_job(make_spec(budget={"trials": 12, "wall_s": wall_s}, objective={"max_drop": 0.1}))
+    SearchLoop(world, FakeLauncher()).run(world.lease_search("test", lease_s=15.0), until=lambda: False)
+    session = View(world.snapshot(job.id)).measurements["final:0"]
+    assert session.request.plan.max_s == longest_s
+    assert session.outcome.status == "measured"
 
 
 def test_finals_never_keep_back_more_than_their_share_of_the_wall_budget():

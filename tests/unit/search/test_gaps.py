@@ -9,11 +9,15 @@ import pytest
 
 from domain.build import CandidateRequest
 from domain.candidate import GroupInfo
+from domain.ports import JobSnapshot
+from domain.trial import TrialState
 from search.chain import chain_of
 from search.finals import search_front
-from search.gaps import BEYOND, GAP, LEAST_LOSS, LEAST_ROOM, NEAR, gaps, speedups_of_use
+from search.gaps import BEYOND, GAP, LEAST_LOSS, LEAST_ROOM, NEAR, between, gaps, speedups_of_use
 from search.loop import SearchLoop
+from search.models import fit_models, network_of
 from search.options import Parts
+from search.space import SearchSpace
 from search.told import allowed_drop, allowed_error
 from search.view import View
 from tests.unit.search.fakes import FakeLauncher, World, make_spec
@@ -73,6 +77,29 @@ def test_a_gap_is_filled_from_its_slower_side_about_half_way():
         if trial.values is not None and right.values is not None:
             hits += right.values.latency_ratio * (1 - NEAR / 4) < trial.values.latency_ratio < 1.0
     assert hits >= 0.8 * sum(view.trials_by_number[number].values is not None for number in filled)
+
+
+def test_a_gap_whose_middle_is_known_is_tried_beside_it():
+    view = run(max_drop=0.1, done=12)
+    space = SearchSpace(network_of(view, 0), view.spec.recovery)
+    models = fit_models(view, 0)
+    first = between(space, view, 0, models)
+    assert first is not None
+    # The same table with a trial of that very network, and of another gap's making.
+    known = view.trials_of(0)[-1].model_copy(
+        update={
+            "id": "known",
+            "number": 900,
+            "study_number": 900,
+            "candidate": first.candidate,
+            "state": TrialState.FAILED,
+        }
+    )
+    snapshot = view.snapshot
+    more = View(JobSnapshot(view.job, (*snapshot.trials, known), snapshot.builds, snapshot.measurements))
+    beside = between(space, more, 0, models)
+    assert beside is not None and beside.name.rstrip("~") == first.name.rstrip("~")
+    assert beside.candidate.identity != first.candidate.identity
 
 
 def test_every_other_ask_after_the_chain_is_the_samplers_own():
