@@ -156,6 +156,8 @@ def test_what_trials_lost_moves_the_price_and_the_ceiling_of_the_group_to_blame(
     assert model.factors["g2"] > 1.2 > max(model.factors[name] for name in ("g0", "g1", "g3"))
     assert model.ceiling(groups[2]) < min(model.ceiling(groups[index]) for index in (0, 1, 3))
     assert model.predict(network.row({"g2": 16})) > 2 * model.predict(network.row({"g1": 16}))
+    # Its price has risen; how far it may be cut has not changed.
+    assert model.ceiling(groups[2]) == LossModel(network, {}).ceiling(groups[2])
 
 
 def test_a_sensitive_group_gets_a_lower_ceiling_where_its_loss_crosses_the_tolerance():

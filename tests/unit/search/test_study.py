@@ -10,12 +10,15 @@ import pytest
 from domain.job import RecoverySpec
 from domain.outcome import Blame
 from domain.trial import TrialState
+from search.finals import search_front
+from search.gaps import speedups_of_use
 from search.loop import SearchLoop
 from search.network import Network
 from search.sampler import make_sampler
+from search.seeds import INSIDE
 from search.space import SearchSpace
-from search.study import TargetStudy
-from search.told import allowed_drop, told_of
+from search.study import STUCK_AFTER, TargetStudy
+from search.told import allowed_drop, negligible_error, told_of
 from search.view import View
 from tests.unit.search.fakes import FakeLauncher, World, failed, make_spec
 from tests.unit.search.surfaces import MANY
@@ -152,3 +155,41 @@ def test_optuna_still_takes_constraints_for_a_running_trial_by_its_private_id():
     plain.tell(0, state=optuna.trial.TrialState.PRUNED)
     assert plain.trials[0].constraints == {"valid": 1.0}
     assert plain.trials[0].params == {"x": 0.5}
+
+
+def test_a_stuck_sampler_tries_neighbours_that_are_not_slower_than_what_lost_nothing():
+    _, view = halfway(40)
+    front = search_front(view, 0)
+    best = front[0]
+    assert best.values is not None
+    lossless = best.values.model_copy(update={"error": negligible_error(view, 0)})
+    rows = [t.model_copy(update={"values": lossless}) if t.id == best.id else t for t in view.snapshot.trials]
+    again = [
+        best.model_copy(
+            update={
+                "id": f"again-{n}",
+                "number": 40 + n,
+                "study_number": 40 + n,
+                "state": TrialState.DUPLICATE,
+                "duplicate_of": best.number,
+                "build_id": None,
+                "seed_name": None,
+                "values": None,
+            }
+        )
+        for n in range(STUCK_AFTER)
+    ]
+    snapshot = view.snapshot
+    stuck = View(type(snapshot)(view.job, (*rows, *again), snapshot.builds, snapshot.measurements))
+    least, _ = speedups_of_use(stuck, 0)
+    space = SearchSpace(Network(MANY), RecoverySpec())
+    names = set()
+    for seed in range(8):
+        one = TargetStudy(space, target=0, seed=seed, seeds=0)
+        one.sync(stuck)
+        asked = one.ask(stuck)
+        names.add((asked.seed_name or "").split("-")[0])
+        latency = one.models(stuck).latency["fp32"]
+        if asked.seed_name is not None:
+            assert 1 / latency.predict(space.row_of(asked.candidate)) >= INSIDE * least > 1.0
+    assert "near" in names
