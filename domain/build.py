@@ -153,7 +153,10 @@ class AccuracyReport(_Message):
 
 
 class BuildResult(_Message):
-    """What any kind of build gives; ``groups`` to ``unprunable``, ``layers`` to ``is_slow_to_recover``: of ``prepare`` only."""
+    """What any kind of build gives.
+
+    Of ``prepare`` only: ``groups``, ``blocks``, ``layers``, ``unprunable``, ``probes``, ``is_slow_to_recover``.
+    """
 
     status: Literal["built"] = "built"
     kind: BuildKind

@@ -60,8 +60,9 @@ def is_chain_pending(view: View, target: int) -> bool:
 def next_link(space: SearchSpace, view: View, target: int, models: Models, *, limit: int) -> Seed | None:
     """Return the next link of a target's chain; None where it has come to its end.
 
-    From a link that went too far the way leads back: the next one is cut from the link before it, half-way. The chain ends where no
-    room is left before one that lost far more than a front has use for, where nothing is left to narrow, or after ``limit`` links.
+    From a link that went too far the way leads back: the next one is cut from the link before it, part of the way. The chain ends
+    where no room is left before one that lost far more than a front has use for, where nothing is left to narrow, or after
+    ``limit`` links.
     """
     links = chain_of(view, target)
     if len(links) >= limit:

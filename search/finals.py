@@ -34,11 +34,16 @@ def search_front(view: View, target: int) -> list[Trial]:
     """Return the non-dominated measured trials of a target, fastest first, without those the dense model beats."""
     key = "search_front", target
     if key not in view.memory:
-        measured = [trial for trial in view.succeeded(target) if may_stand(view, trial)]
-        front = nondominated(measured, latency=_latency, error=_error)
-        dense = dense_points(view, target)
-        view.memory[key] = [t for t in front if all(_latency(t) < ratio or _error(t) < error for ratio, error in dense)]
+        view.memory[key] = _front_without(view, target, ())
     return list(view.memory[key])
+
+
+def _front_without(view: View, target: int, numbers: Collection[int]) -> list[Trial]:
+    """Return what the search's front would be without some trials."""
+    measured = [trial for trial in view.succeeded(target) if trial.number not in numbers and may_stand(view, trial)]
+    front = nondominated(measured, latency=_latency, error=_error)
+    dense = dense_points(view, target)
+    return [t for t in front if all(_latency(t) < ratio or _error(t) < error for ratio, error in dense)]
 
 
 def plain_front(view: View, target: int) -> list[Trial]:
@@ -80,8 +85,7 @@ def pick(view: View, target: int, *, keep: int) -> list[Trial]:
 
 def runners_up(view: View, target: int, numbers: Collection[int]) -> list[Trial]:
     """Return what would be the useful front without some trials, fastest first: a few hundred samples do not tell it from them."""
-    rest = [trial for trial in view.succeeded(target) if trial.number not in numbers and may_stand(view, trial)]
-    return useful_of(view, target, nondominated(rest, latency=_latency, error=_error))
+    return useful_of(view, target, _front_without(view, target, numbers))
 
 
 def useful_of(view: View, target: int, front: Sequence[Trial]) -> list[Trial]:
@@ -122,7 +126,8 @@ def decide(view: View, now: datetime) -> list[Action]:
     if any(not build.state.is_terminal for build in _wanted_builds(view)):
         return _entering(view, Stage.FINALS)
     targets = range(len(view.spec.targets))
-    sessions = [session for target in targets for session in _missing_sessions(view, target, max_s=_plan_s(view, now))]
+    max_s = _plan_s(view, now)
+    sessions = [session for target in targets for session in _missing_sessions(view, target, max_s=max_s)]
     sessions += [session for target in targets for session in _doubted_sessions(view, target)]
     if sessions:
         return [*_entering(view, Stage.REMEASURING), *sessions]
@@ -191,7 +196,7 @@ def _recovered(view: View, target: int) -> list[tuple[Trial, BuildResult]]:
 
 
 def _plan_s(view: View, now: datetime) -> float:
-    """Return the longest timed region of a file: what is left of the wall budget is for all of them."""
+    """Return the longest timed region of a file: what is left of the wall budget is for all of them, and for starting sessions."""
     files = sum(len(_recovered(view, target)) + 1 for target in range(len(view.spec.targets)))
     left_s = view.spec.budget.wall_s - elapsed_s(view.job, now)
     return min(FINAL_PLAN_S, max(LEAST_PLAN_S, left_s / files))

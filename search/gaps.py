@@ -32,13 +32,20 @@ LEAST_ROOM = 0.001  # the least loss of note, over a fifth of latency
 
 @dataclass(frozen=True)
 class Gap:
-    """Two neighbours on a front and the room between them, in log latency times accuracy. ``slow`` None: the dense model."""
+    """Two neighbours on a front and the room between them, in log latency times accuracy. ``slow`` None: the dense model.
+
+    ``ratio`` is the latency half-way, ``apart`` how far they are from each other in log latency.
+    """
 
     slow: Trial | None
     fast: Trial
     ratio: float
     apart: float
     room: float
+
+    def ratio_at(self, share: float) -> float:
+        """Return the latency a share of the way to the faster one."""
+        return self.ratio * math.exp(self.apart * (0.5 - share))
 
     @property
     def name(self) -> str:
@@ -102,7 +109,7 @@ def between(space: SearchSpace, view: View, target: int, models: Models) -> Seed
         precision = gap.fast.candidate.precision
         begin = space.network.dense if gap.slow is None else space.row_of(gap.slow.candidate)
         for share in SHARES:
-            speedup = models.latency[precision].scale / (gap.ratio * math.exp(gap.apart * (0.5 - share)))
+            speedup = models.latency[precision].scale / gap.ratio_at(share)
             params = space.in_precision({**space.neutral, "speedup": speedup}, precision)
             candidate = space.decode(params, models, start=begin, is_close=True)
             if candidate.identity not in seen and not candidate.is_dense(list(space.groups)):

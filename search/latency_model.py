@@ -79,6 +79,10 @@ class LatencyModel:
         """Return the predicted latency ratio of one candidate."""
         return float(self.predict_rows(row[None])[0])
 
+    def speedup(self, row: Ints) -> float:
+        """Return how many times as fast as the dense model in the same precision one candidate is predicted to be."""
+        return self.scale / self.predict(row)
+
 
 def fit(
     network: Network,

@@ -83,10 +83,10 @@ class LossModel:
         return block.sensitivity <= self._tolerance(block.name)
 
     def _tolerance(self, name: str) -> float:
-        """Return what a cut may cost in its probe: more where trials lost less than that told.
+        """Return what a cut may cost in its probe: more where trials lost less than probes say, never less.
 
-        Not less where they lost more: its price rises, and that is enough. A ceiling that came down as well closed the fast end of
-        the range to a search that had found its best networks there.
+        Where they lost more, its price rises. A ceiling that came down as well closed the fast end of the range to a search that
+        had found its best networks there.
         """
         return TOLERANCE / min(1.0, self.factors.get(name, 1.0))
 

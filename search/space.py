@@ -91,7 +91,7 @@ class SearchSpace:
     def reach(self, models: Models) -> float:
         """Return the largest speed-up that any network of the space is predicted to have, within its precision."""
         narrowest = narrowest_of(models.loss)
-        return max(latency.scale / latency.predict(narrowest) for latency in models.latency.values())
+        return max(latency.speedup(narrowest) for latency in models.latency.values())
 
     def within(self, low: float, high: float) -> dict[str, BaseDistribution]:
         """Return the distributions for networks so many times as fast, or where that is hardly a range for a little slower ones."""
@@ -181,9 +181,8 @@ class SearchSpace:
 
     def project(self, row: Ints, models: Models, precision: str) -> dict[str, float]:
         """Return the neutral parameters of the predicted latency of a row; compare ``decode`` to see whether they are exact."""
-        latency = models.latency[precision]
         params = self.in_precision(self.neutral, precision)
-        return {**params, "speedup": self._clipped("speedup", latency.scale / latency.predict(row))}
+        return {**params, "speedup": self._clipped("speedup", models.latency[precision].speedup(row))}
 
     def perturb(self, params: Mapping[str, float], *, dice: random.Random, scale: float) -> dict[str, float]:
         """Return parameters near others: about half of those that shape the network moved by ``scale`` of their range."""

@@ -178,8 +178,7 @@ class TargetStudy:
             known = {name: float(str(value)) for name, value in parent.params.items()}
             params = self._space.perturb(known, dice=dice, scale=0.05 + 0.3 * attempt / NEIGHBOUR_TRIES)
             candidate = self._space.decode(params, models)
-            latency = models.latency[candidate.precision]
-            if latency.scale / latency.predict(self._space.row_of(candidate)) < INSIDE * least:
+            if models.latency[candidate.precision].speedup(self._space.row_of(candidate)) < INSIDE * least:
                 continue
             if candidate.identity not in seen and not candidate.is_dense(list(self._space.groups)):
                 return Seed(f"near-{parent.number}", params, candidate)

@@ -27,9 +27,9 @@ USUAL = ("greedy-chain", "tp-isomorphic", "tp-taylor")
 """The same on a task where too few have run to tell."""
 
 
-def seeds_of(method: str, task: str) -> tuple[int, ...]:
-    """Return the seeds a peer is run with on a task."""
-    return (0, 1, 2) if method in STRONGEST.get(task, USUAL) else (0,)
+def strongest(task: str) -> tuple[str, ...]:
+    """Return the peers that are run with three seeds on a task."""
+    return STRONGEST.get(task, USUAL)
 
 
 def missing(method: str) -> str | None:

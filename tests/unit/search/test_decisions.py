@@ -14,7 +14,7 @@ from domain.trial import TrialState
 from search import latency_model
 from search.accounting import FINAL_PLAN_S, elapsed_s, time_report, union_s
 from search.devices import can_run, why_no_device
-from search.finals import LEAST_PLAN_S, pick, search_front, useful_of
+from search.finals import LEAST_PLAN_S, pick, runners_up, search_front, useful_of
 from search.loop import SearchLoop
 from search.network import Ints, Network
 from search.rejecting import why_rejected
@@ -215,6 +215,18 @@ def test_time_left_over_goes_to_what_comes_next_to_the_front():
         assert not any(
             o.values.latency_ratio < one.values.latency_ratio and o.values.error < one.values.error for o in more
         ), "and is next to it"
+
+
+def test_what_the_dense_model_beats_is_no_runner_up():
+    _, view = searched(objective={"max_drop": 0.05})
+    best = min(view.succeeded(0), key=lambda trial: trial.values.error)
+    worse = best.values.model_copy(update={"latency_ratio": 1.2})
+    slow = best.model_copy(update={"id": "slow", "number": 900, "study_number": 900, "values": worse})
+    known = {trial.number for trial in view.succeeded(0)}
+    more = View(JobSnapshot(view.job, (*view.snapshot.trials, slow), *_rows(view)[1:]))
+    assert runners_up(more, 0, known) == [], "alone, it would be a front of one"
+    fast = slow.model_copy(update={"values": best.values})
+    assert runners_up(View(JobSnapshot(view.job, (*view.snapshot.trials, fast), *_rows(view)[1:])), 0, known) == [fast]
 
 
 def test_a_final_that_takes_too_long_is_passed_over_for_quicker_ones():

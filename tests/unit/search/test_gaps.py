@@ -85,7 +85,7 @@ def test_a_gap_whose_middle_is_known_is_tried_beside_it():
     models = fit_models(view, 0)
     first = between(space, view, 0, models)
     assert first is not None
-    # The same table with a trial of that very network, and of another gap's making.
+    # The same table with a trial of that very network, whose name marks no new gap as tried.
     known = view.trials_of(0)[-1].model_copy(
         update={
             "id": "known",
