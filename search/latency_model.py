@@ -1,9 +1,9 @@
 """A predictor of latency ratios, fitted on what a job measured; its numbers are called predicted everywhere.
 
-Two parts. A formula: constant + layers + arithmetic + activations written and read + weights + repacking, no coefficient
-negative, with channels rounded up to the step the device shows (the one that fits best). And a correction: what nearby measured
-candidates missed the formula by, weighted by nearness (a Gaussian process on the residuals), so that a search that closes in on a
-region is told well there.
+Two parts. A formula: constant + layers + arithmetic + activations written (by convolutions, by the rest) and read + weights +
+repacking, no coefficient negative, with channels rounded up to the step the device shows (the one that fits best). And a
+correction: what nearby measured candidates missed the formula by, weighted by nearness (a Gaussian process on the residuals), so
+that a search that closes in on a region is told well there.
 
 Source: time goes with aligned in-width times aligned out-width plus a constant, our own measurement; Rasmussen and Williams,
 Gaussian Processes for Machine Learning, chapter 2 (regression) and 5.4.2 (leave-one-out in closed form).
@@ -23,9 +23,9 @@ ALIGNMENTS = (1, 4, 8, 16, 32)
 PRIOR_ALIGNMENT = 16
 # What a miss counts of the probes and of the dense model, a trial's being one: they lie far from where a search goes.
 CORNER = 0.5
-# constant, layers, multiply-accumulates, activations written, read, weights, repacking: of a few networks on x86, a start before
-# any measurement.
-PRIOR = np.array([0.01, 0.05, 0.7, 0.1, 0.05, 0.05, 0.03])
+# constant, layers, multiply-accumulates, activations written by convolutions, by the rest, read, weights, repacking: of a few
+# networks on x86, a start before any measurement.
+PRIOR = np.array([0.01, 0.05, 0.7, 0.1, 0.1, 0.05, 0.05, 0.03])
 SPREAD = PRIOR + 0.05  # how far from it a coefficient may well lie
 SUBSETS = np.array(list(product((0.0, 1.0), repeat=len(PRIOR))))
 PRIOR_WEIGHT = 0.02  # of one measurement: gone after a handful
@@ -148,10 +148,12 @@ def _nonnegative(features: Floats, ratios: Floats, weights: Floats) -> Floats:
 def _points(network: Network, rows: Ints) -> Floats:
     """Return where candidates lie: log width of each group, and whether a block is gone, the root of their number as the unit.
 
-    All count alike: weighted by the work they take part in, the same runs were missed by a fifth more at p90.
+    All count alike: weighted by the work they take part in, the same runs were missed by a fifth more at p90. A width within a
+    block that is gone is none: two such networks are the same, however narrow the block was when it went.
     """
     groups = len(network.groups)
-    far = np.hstack([np.log(rows[:, :groups] / network.dense[:groups]), rows[:, groups:] - 1.0])
+    widths = np.where(network.are_gone(rows), 0.0, np.log(rows[:, :groups] / network.dense[:groups]))
+    far = np.hstack([widths, rows[:, groups:] - 1.0])
     return np.asarray(far / np.sqrt(max(1, far.shape[1])))
 
 

@@ -96,9 +96,7 @@ class LossModel:
         for column in range(rows.shape[1]):
             kept, place = np.unique(rows[:, column], return_inverse=True)
             costs[:, column] = np.array([self.lost(column, int(one), trust=trust) for one in kept])[place]
-        groups = len(self.network.groups)
-        gone = (rows[:, groups:] == 0).astype(float) @ self.network.groups_inside.astype(float)
-        costs[:, :groups][gone > 0] = 0.0
+        costs[:, : len(self.network.groups)][self.network.are_gone(rows)] = 0.0
         return costs
 
     def predict(self, row: Ints) -> float:

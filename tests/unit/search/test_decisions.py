@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from datetime import timedelta
 
-import numpy as np
 import pytest
 
 from domain.job import JobVerb
 from domain.ports import JobSnapshot
 from domain.trial import TrialState
-from search import latency_model
 from search.accounting import FINAL_PLAN_S, elapsed_s, time_report, union_s
 from search.devices import can_run, why_no_device
 from search.finals import LEAST_PLAN_S, pick, runners_up, search_front, useful_of
 from search.loop import SearchLoop
-from search.network import Ints, Network
 from search.rejecting import why_rejected
 from search.reserve import affordable, final_build_s, final_s, in_flight_s, reserve_s, search_ends_s
 from search.stopping import growth, has_plateaued, is_searched_out, plateau_length
 from search.told import allowed_error, negligible_error
 from search.view import View
 from tests.unit.search.fakes import START, FakeLauncher, World, make_device, make_spec
-from tests.unit.search.surfaces import FEW, MANY
+from tests.unit.search.surfaces import MANY
 
 
 def searched(trials: int = 24, **spec: object) -> tuple[World, View]:
@@ -290,46 +286,6 @@ def test_stopping_gives_up_trials_no_device_comes_for():
     SearchLoop(world, FakeLauncher()).run(lease, until=lambda: False)
     assert world.job(job.id).state == "STOPPED"
     assert any(t.state is TrialState.CANCELLED for t in world.snapshot(job.id).trials)
-
-
-# --- predicting
-def rows_of(network: Network, count: int, seed: int = 0) -> Ints:
-    dice = np.random.default_rng(seed)
-    return np.array(
-        [[dice.choice([4, 8, 16, 24, 32, 48, 64][: 3 + n % 5]) for _ in network.names] for n in range(count)]
-    )
-
-
-def test_the_predictor_finds_the_law_it_was_fed_and_says_how_far_off_it_is():
-    network = Network(FEW)
-    rows = np.minimum(rows_of(network, 40), network.dense)
-    truth = 0.2 + 0.5 * network.macs_share(rows, align=16) + 0.3 * network.shares(rows, aligns=(1,))[0][:, 2]
-    model = latency_model.fit(network, [(row, y) for row, y in zip(rows[:25], truth, strict=False)])
-    assert model.alignment == 16
-    assert model.error_p90 < 0.02
-    assert model.predict_rows(rows[25:]) == pytest.approx(truth[25:], rel=0.03)
-
-
-def test_what_the_formula_misses_is_learnt_from_neighbours():
-    network = Network(MANY)
-    rows = np.minimum(rows_of(network, 60), network.dense)
-    bump = np.where(rows[:, 5] <= 16, 0.7, 1.0)  # a kernel of its own below 16 channels of one group
-    truth = bump * (0.3 + 0.7 * network.macs_share(rows))
-    pairs = [(row, y) for row, y in zip(rows[:50], truth, strict=False)]
-    model = latency_model.fit(network, pairs)
-    plain = np.abs(model.formula(rows[50:]) / truth[50:] - 1)
-    corrected = np.abs(model.predict_rows(rows[50:]) / truth[50:] - 1)
-    assert np.median(corrected) < 0.75 * np.median(plain)
-
-
-def test_the_formula_never_rewards_width_whatever_it_was_told():
-    network = Network(FEW)
-    rows = np.minimum(rows_of(network, 12), network.dense)
-    odd = latency_model.fit(network, [(row, 0.9 - 0.05 * n) for n, row in enumerate(rows)])
-    assert min(odd.coefficients) >= 0.0
-    nothing = latency_model.fit(network, [])
-    assert nothing.predict_rows(network.dense[None]) == pytest.approx([1.0], rel=0.05)
-    assert math.isnan(nothing.error_median)
 
 
 def test_a_job_with_a_speed_up_wish_tries_a_candidate_aimed_at_it():
