@@ -44,7 +44,7 @@ class _Correction:
 
     def of(self, points: Floats) -> Floats:
         """Return the log correction of points of shape ``(n, groups)``."""
-        return np.asarray(_kernel(points, self.points, self.length) * self.variance @ self.weights)
+        return np.asarray(_kernel(_squared(points, self.points), self.length) * self.variance @ self.weights)
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,13 @@ def _points(network: Network, rows: Ints) -> Floats:
     return np.asarray(far / np.sqrt(max(1, far.shape[1])))
 
 
-def _kernel(left: Floats, right: Floats, length: float) -> Floats:
-    squared = ((left[:, None, :] - right[None, :, :]) ** 2).sum(axis=-1)
+def _squared(left: Floats, right: Floats) -> Floats:
+    """Return squared distances, shape ``(n, m)``: by products of matrices, a tenth of the time of differences."""
+    squared = (left**2).sum(axis=-1)[:, None] + (right**2).sum(axis=-1) - 2 * (left @ right.T)
+    return np.asarray(np.maximum(squared, 0.0))
+
+
+def _kernel(squared: Floats, length: float) -> Floats:
     return np.asarray(np.exp(-squared / (2 * length**2)))
 
 
@@ -168,8 +173,9 @@ def _correct(points: Floats, residuals: Floats) -> tuple[_Correction | None, Flo
     if len(residuals) < LEAST_TO_CORRECT or variance < NOISE**2:
         return None, residuals
     best: tuple[float, _Correction, Floats] | None = None
+    squared = _squared(points, points)
     for length in LENGTHS:
-        covariance = variance * _kernel(points, points, length) + NOISE**2 * np.eye(len(points))
+        covariance = variance * _kernel(squared, length) + NOISE**2 * np.eye(len(points))
         inverse = np.linalg.inv(covariance)
         weights = inverse @ residuals
         left_out = weights / np.diag(inverse)

@@ -46,10 +46,14 @@ class Network:
         self._positions: Floats = np.array([layer.positions for layer in layers], dtype=float)
         self._out_channels: Ints = np.array([layer.out_channels for layer in layers], dtype=np.int64)
         self._in_channels: Ints = np.array([layer.in_channels for layer in layers], dtype=np.int64)
-        self._weights: Floats = self._macs / self._positions
-        self._written: Floats = self._positions * self._out_channels
-        self._reads: Floats = self._positions * self._in_channels
         self._is_packed = np.array([layer.is_packed for layer in layers], dtype=bool)
+        written = self._positions * self._out_channels
+        # What each layer has of the whole, in the dense model.
+        self._macs_shares = _shares(self._macs)
+        self._weight_shares = _shares(self._macs / self._positions)
+        self._read_shares = _shares(self._positions * self._in_channels)
+        self._write_shares = _shares(written)
+        self._write_shares_by_kind = [_shares(written * kind) for kind in (self._is_packed, ~self._is_packed)]
         self._out = _incidence(self.names, [layer.out_groups for layer in layers])
         self._in = _incidence(self.names, [layer.in_groups for layer in layers])
         self._dense_works: dict[int, Floats] = {}
@@ -101,22 +105,18 @@ class Network:
         out, into = self._out_channels - lost @ self._out.T, self._in_channels - lost @ self._in.T
         gone = (1 - rows[..., len(self.groups) :]).astype(float) @ self._inside.T
         present = (gone == 0).astype(float)
-        kept_weights = self._weights * (out / self._out_channels) * (into / self._in_channels) * present
+        kept_out, kept_in = out / self._out_channels * present, into / self._in_channels
         layers = present.mean(axis=-1)
-        written = self._positions * out * present
         plain = [
-            _share(written * self._is_packed, self._written * self._is_packed),
-            _share(written * ~self._is_packed, self._written * ~self._is_packed),
-            _share(self._positions * into * present, self._reads),
-            _share(kept_weights, self._weights),
+            *(kept_out @ share for share in self._write_shares_by_kind),
+            (kept_in * present) @ self._read_shares,
+            (kept_out * kept_in) @ self._weight_shares,
         ]
         found = []
         for align in aligns:
-            work = self._macs * self._product(out, into, align) / self._dense_work(align)
-            loose = self._written * present * ((out % align != 0) & self._is_packed)
-            found.append(
-                np.stack([layers, _share(work * present, self._macs), *plain, _share(loose, self._written)], axis=-1)
-            )
+            work = self._product(out, into, align) / self._dense_work(align) * present
+            loose = present * ((out % align != 0) & self._is_packed)
+            found.append(np.stack([layers, work @ self._macs_shares, *plain, loose @ self._write_shares], axis=-1))
         return found
 
     def _dense_work(self, align: int) -> Floats:
@@ -137,8 +137,8 @@ class Network:
         return np.asarray(self._macs @ touched / (float(self._macs.sum()) or 1.0))
 
 
-def _share(part: Floats, whole: Floats) -> Floats:
-    return np.asarray(part.sum(axis=-1) / (float(whole.sum()) or 1.0))
+def _shares(parts: Floats) -> Floats:
+    return np.asarray(parts / (float(parts.sum()) or 1.0))
 
 
 def _packed(channels: Floats, align: int) -> Floats:

@@ -99,4 +99,6 @@ def _wanted(view: View, target: int) -> list[Trial]:
     """Return as many trials as the job keeps files of, where there are so many: the front's, then those that come next to it."""
     keep = view.spec.final.keep
     picked = pick(view, target, keep=keep)
+    if len(picked) == keep:
+        return picked
     return [*picked, *runners_up(view, target, {trial.number for trial in picked})][:keep]
