@@ -1,9 +1,9 @@
 """A predictor of latency ratios, fitted on what a job measured; its numbers are called predicted everywhere.
 
-Two parts. A formula: constant + layers + arithmetic + activations written (by convolutions, by the rest) and read + weights +
-repacking, no coefficient negative, with channels rounded up to the step the device shows (the one that fits best). And a
-correction: what nearby measured candidates missed the formula by, weighted by nearness (a Gaussian process on the residuals), so
-that a search that closes in on a region is told well there.
+Two parts. A formula: constant + layers + arithmetic + activations written (by convolutions for convolutions, by them for other
+layers, by others) and read + weights + repacking, no coefficient negative, with channels rounded up to the step the device shows
+(the one that fits best). And a correction: what nearby measured candidates missed the formula by, weighted by nearness (a Gaussian
+process on the residuals), so that a search that closes in on a region is told well there.
 
 Source: time goes with aligned in-width times aligned out-width plus a constant, our own measurement; Rasmussen and Williams,
 Gaussian Processes for Machine Learning, chapter 2 (regression) and 5.4.2 (leave-one-out in closed form).
@@ -23,12 +23,12 @@ ALIGNMENTS = (1, 4, 8, 16, 32)
 PRIOR_ALIGNMENT = 16
 # What a miss counts of the probes and of the dense model, a trial's being one: they lie far from where a search goes.
 CORNER = 0.5
-# constant, layers, multiply-accumulates, activations written by convolutions, by the rest, read, weights, repacking: of a few
-# networks on x86, a start before any measurement.
-PRIOR = np.array([0.01, 0.05, 0.7, 0.1, 0.1, 0.05, 0.05, 0.03])
+# constant, layers, multiply-accumulates, activations written by convolutions for convolutions, for other layers, by other layers,
+# activations read, weights, repacking: of a few networks on x86, a start before any measurement.
+PRIOR = np.array([0.01, 0.05, 0.7, 0.1, 0.1, 0.1, 0.05, 0.05, 0.03])
 SPREAD = PRIOR + 0.05  # how far from it a coefficient may well lie
 SUBSETS = np.array(list(product((0.0, 1.0), repeat=len(PRIOR))))
-PRIOR_WEIGHT = 0.02  # of one measurement: gone after a handful
+PRIOR_WEIGHT = 0.01  # of one measurement: gone after a handful
 MOST_POINTS = 120  # the newest are kept: the cost of a fit must not grow with a search of thousands
 LENGTHS = (0.15, 0.3, 0.6, 1.2)  # in units of log width, root mean square over columns
 NOISE = 0.008  # of one measurement, in log ratio

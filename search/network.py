@@ -53,9 +53,12 @@ class Network:
         self._weight_shares = _shares(self._macs / self._positions)
         self._read_shares = _shares(self._positions * self._in_channels)
         self._write_shares = _shares(written)
-        self._write_shares_by_kind = [_shares(written * kind) for kind in (self._is_packed, ~self._is_packed)]
         self._out = _incidence(self.names, [layer.out_groups for layer in layers])
         self._in = _incidence(self.names, [layer.in_groups for layer in layers])
+        read_plainly = (self._in[~self._is_packed] > 0).any(axis=0)
+        hands_over = self._is_packed & (self._out[:, read_plainly] > 0).any(axis=1)
+        kinds = (self._is_packed & ~hands_over, hands_over, ~self._is_packed)
+        self._write_shares_by_kind = [_shares(written * kind) for kind in kinds]
         self._dense_works: dict[int, Floats] = {}
         self.known_rows: dict[str, Ints] = {}  # of trials, by id: a fit wants hundreds of them again and again
         # Which layers and which groups go with which block.
@@ -89,14 +92,15 @@ class Network:
         return np.asarray(self.shares(rows, aligns=(align,))[0][..., 1])
 
     def shares(self, rows: Ints, *, aligns: Sequence[int]) -> list[Floats]:
-        """Return what rows keep of the dense model's cost on paper, one array of shape ``(..., 7)`` an alignment.
+        """Return what rows keep of the dense model's cost on paper, one array of shape ``(..., 8)`` an alignment.
 
         The columns: layers that are there at all; multiply-accumulates (a convolution's output channels rounded up to packs of
-        the alignment, its input channels to steps of it); activations written by convolutions, of all that convolutions write;
-        activations written by the rest, likewise; activations read; weights read; and activations written by convolutions whose
-        channels fill no whole packs, which a runtime has to repack. All at once, for a search asks for them hundreds of times a
-        trial. The stem of a transformer writes little beside its blocks and yet is what is left once they are gone: with one
-        share of all that is written, such networks were missed by 10 to 40 %.
+        the alignment, its input channels to steps of it); activations written by convolutions for convolutions, by convolutions
+        for other layers, and by the others, each of all of its kind; activations read; weights read; and activations written by
+        convolutions whose channels fill no whole packs, which a runtime has to repack. All at once, for a search asks for them
+        hundreds of times a trial. What a transformer's stem hands over is little beside what its blocks write, yet is turned
+        round, normalised and added to, and is what is left once they are gone: with one share of all that is written, such
+        networks were missed by 10 to 40 %.
 
         Source: ONNX Runtime's blocked convolutions (NCHWc), and our own measurement of 209 random networks of three kinds: formula
         alone within 1.3 to 3.5 % (median) where rounded inputs, written activations and weights gave 3.5 to 6.
