@@ -326,7 +326,12 @@ class FinalSpec(_Strict):
     """The end: a few of the front are recovered at length, tested, and measured with the dense model in one session."""
 
     keep: Whole = Field(default=5, ge=1, le=100, description="Files to leave with, a target.")
-    epochs: Number = Field(default=3.0, ge=0, le=1000, description="Of their long recovery.")
+    epochs: Number = Field(
+        default=3.0,
+        ge=0,
+        le=1000,
+        description="Of their long recovery; narrow networks, which train faster, get up to three times as many.",
+    )
 
 
 EXAMPLE: dict[str, JsonValue] = {

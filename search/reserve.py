@@ -7,7 +7,7 @@ from datetime import datetime
 from domain.build import BuildResult, CandidateRequest
 from domain.trial import Trial
 from search.accounting import FINAL_PLAN_S, elapsed_s
-from search.finals import pick, runners_up, useful_of
+from search.finals import final_epochs, pick, runners_up, useful_of
 from search.view import View
 
 # Of the wall budget: past that a search for fewer finals serves better than many finals of no search.
@@ -34,7 +34,7 @@ def final_build_s(view: View, trial: Trial) -> float | None:
     epochs = build.request.candidate.recovery.epochs
     spared_s = sum(stages_s.get(stage, 0.0) for stage in SPARED)
     other_s = max(0.0, (build.finished_at - build.started_at).total_seconds() - recover_s - spared_s)
-    return other_s + (recover_s / epochs if epochs > 0 else 0.0) * view.spec.final.epochs
+    return other_s + (recover_s / epochs if epochs > 0 else 0.0) * final_epochs(view, trial)
 
 
 def final_measured_s(view: View) -> float:

@@ -161,7 +161,7 @@ class SearchSpace:
             dropped=self.network.dropped_of(row),
             precision=self.precision_of(params),
             importance=_mix(params["mix_data"], params["mix_activation"]),
-            recovery=self._plan(params, min(LONGEST_STRETCH, max(share, 1e-6) ** -0.5)),
+            recovery=self._plan(params, stretch_of(share)),
         )
 
     def _plan(self, params: Mapping[str, float], stretch: float) -> RecoveryPlan:
@@ -220,6 +220,11 @@ class SearchSpace:
         distribution = self.distributions[name]
         assert isinstance(distribution, FloatDistribution)
         return min(distribution.high, max(distribution.low, value))
+
+
+def stretch_of(share: float) -> float:
+    """Return how many times the epochs and the learning rate of a wide network's recovery suit one of a share of the work."""
+    return float(min(LONGEST_STRETCH, max(share, 1e-6) ** -0.5))
 
 
 def _rounded(value: float) -> float:

@@ -24,10 +24,12 @@ from benchmarks.search_quality.shelf import Shelf
 from benchmarks.search_quality.tasks import Task
 from domain.candidate import ImportanceMix
 from domain.pareto import nondominated
+from pruning.cost import count_macs
 from pruning.datasets.splits import CheckedSplits
 from pruning.dense import Dense
 from pruning.exporters.onnx import OnnxExporter
 from pruning.recovery import reestimate_batch_norm, train
+from search.space import stretch_of
 from workers.agent.runtimes.base import RuntimeSession
 from workers.agent.runtimes.onnxruntime import OnnxRuntime
 
@@ -73,7 +75,7 @@ class Bench:
     def __init__(self, task: Task, dense: Dense, shelf: Shelf) -> None:
         self.task, self.dense, self.shelf, self.clock = task, dense, shelf, shelf.clock
         self.notes = shelf.notes
-        self._epochs_s: list[float] = []
+        self._finals_s: list[float] = []
         self._dense_session: RuntimeSession | None = None
 
     @property
@@ -109,14 +111,20 @@ class Bench:
         return self.dense.evaluate(model, "val", nullcontext)
 
     def recover(self, model: nn.Module, epochs: float | None = None) -> nn.Module:
-        """Train in place by the common recipe: whole (None), or so many epochs of it."""
-        recipe = self.task.recipe(self.seed, epochs)
+        """Train in place by the common recipe: whole and as much longer as suits the network (None), or so many epochs of it."""
+        stretch = self._stretch(model)
+        recipe = self.task.recipe(self.seed, epochs, stretch if epochs is None else 1.0)
         begin_s = time.monotonic()
         data = self.dense.training_set(distill=True, hold=nullcontext)
         train(model, data, recipe, self.dense.compute, progress=self.clock.tick)
         if recipe.epochs > 0:
-            self._epochs_s.append((time.monotonic() - begin_s) / recipe.epochs)
+            epoch_s = (time.monotonic() - begin_s) / recipe.epochs
+            self._finals_s.append(epoch_s * self.task.final_epochs * stretch)
         return model
+
+    def _stretch(self, model: nn.Module) -> float:
+        example = self.dense.example
+        return stretch_of(count_macs(model, example) / count_macs(self.dense.model, example))
 
     def latency_ratio(self, model: nn.Module) -> float:
         """Return measured time of a model / time of the dense one, both exported: about a quarter of a second."""
@@ -141,9 +149,9 @@ class Bench:
         self.shelf.keep_file(file, **note)
 
     # --- time -------------------------------------------------------------------------------------------------------
-    def epoch_s(self) -> float:
-        """Return what an epoch took so far, on average; infinite before the first."""
-        return float(np.mean(self._epochs_s)) if self._epochs_s else float("inf")
+    def final_s(self) -> float:
+        """Return what the whole recipe would take for the networks trained so far, on average; infinite before the first."""
+        return float(np.mean(self._finals_s)) if self._finals_s else float("inf")
 
     def finish_best(self, tried: Sequence[Tried], most: int = 6) -> None:
         """Give the final recipe to models spread along the front of what was tried, as many as there is time for.

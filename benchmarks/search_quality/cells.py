@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-HARNESS = 1
+HARNESS = 2
 """Raise it when what all methods share changes its meaning: nothing that was kept before counts then."""
 
 

@@ -28,7 +28,8 @@ from pruning.weights import dump_weights, load_weights
 class Task:
     """A model on its data, and the recovery that every method ends with.
 
-    ``final_epochs`` and ``learning_rate`` are the common final recipe, with distillation from the dense model.
+    ``final_epochs`` and ``learning_rate`` are the common final recipe, with distillation from the dense model; narrow networks get
+    more of both (``search.space.stretch_of``), whoever made them.
     """
 
     name: str
@@ -66,11 +67,10 @@ class Task:
         """How the dense weights are trained: once, and not on anybody's clock."""
         return replace(DENSE_RECIPE, epochs=self.dense_epochs, learning_rate=self.dense_learning_rate)
 
-    def recipe(self, seed: int, epochs: float | None = None) -> Recipe:
-        """Return the common recipe, or a shorter one of the same kind."""
-        return Recipe(
-            epochs=self.final_epochs if epochs is None else epochs, learning_rate=self.learning_rate, seed=seed
-        )
+    def recipe(self, seed: int, epochs: float | None = None, stretch: float = 1.0) -> Recipe:
+        """Return the common recipe, or a shorter one of the same kind; ``stretch`` times as long and at as much higher a rate."""
+        length = self.final_epochs if epochs is None else epochs
+        return Recipe(epochs=stretch * length, learning_rate=stretch * self.learning_rate, seed=seed)
 
 
 TASKS = {

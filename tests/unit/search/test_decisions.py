@@ -11,7 +11,7 @@ from domain.ports import JobSnapshot
 from domain.trial import TrialState
 from search.accounting import FINAL_PLAN_S, elapsed_s, time_report, union_s
 from search.devices import can_run, why_no_device
-from search.finals import LEAST_PLAN_S, pick, runners_up, search_front, useful_of
+from search.finals import LEAST_PLAN_S, final_epochs, final_request, pick, runners_up, search_front, useful_of
 from search.loop import SearchLoop
 from search.rejecting import why_rejected
 from search.reserve import affordable, final_build_s, final_s, in_flight_s, reserve_s, search_ends_s
@@ -181,8 +181,15 @@ def test_a_final_build_is_estimated_from_what_an_epoch_took():
     trial = view.succeeded(0)[-1]
     epochs = trial.candidate.recovery.epochs
     assert epochs > 1.0
-    # a candidate build takes 3 s, 2 of them for its epochs: 1 s else, 4 epochs of recovery
-    assert final_build_s(view, trial) == pytest.approx(1.0 + 4 * 2.0 / epochs)
+    # a candidate build takes 3 s, 2 of them for its epochs: 1 s else, and 4 epochs of recovery for its one, stretched alike
+    assert final_epochs(view, trial) == pytest.approx(4 * epochs)
+    assert final_request(view, 0, trial).epochs == final_epochs(view, trial)
+    assert final_build_s(view, trial) == pytest.approx(1.0 + 4 * 2.0)
+
+
+def test_a_final_gets_the_epochs_it_was_asked_for_where_the_search_trains_nothing():
+    _, view = searched(recovery={"epochs": 0.0}, final={"epochs": 4.0})
+    assert {final_epochs(view, trial) for trial in view.succeeded(0)} == {4.0}
 
 
 def test_fewer_finals_are_made_when_time_is_short_but_never_none():
