@@ -18,7 +18,7 @@ METHODS: dict[str, Callable[[Bench], None]] = {
     **fastnas.METHODS,
 }
 STRONGEST = {
-    "resnet": ("tp-taylor-4", "tp-taylor", "tp-isomorphic"),
+    "resnet": ("tp-uniform-4", "tp-taylor-4", "tp-taylor"),
     "mobilenet": ("tp-isomorphic-16", "tp-taylor-16", "tp-taylor"),
     "vit": ("greedy-chain", "tp-isomorphic", "tp-taylor"),
 }
