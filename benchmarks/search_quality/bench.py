@@ -123,8 +123,11 @@ class Bench:
         return model
 
     def _stretch(self, model: nn.Module) -> float:
-        example = self.dense.example
-        return stretch_of(count_macs(model, example) / count_macs(self.dense.model, example))
+        return stretch_of(count_macs(model, self.dense.example) / self._dense_macs)
+
+    @cached_property
+    def _dense_macs(self) -> int:
+        return count_macs(self.dense.model, self.dense.example)
 
     def latency_ratio(self, model: nn.Module) -> float:
         """Return measured time of a model / time of the dense one, both exported: about a quarter of a second."""
