@@ -62,7 +62,7 @@ def decide(
         return blocked
     actions = _stop_waiting(view, now)
     if finals.is_chosen(view):
-        return actions + finals.decide(view, now)
+        return actions + (_more_finals(view, now) or finals.decide(view, now))
     prepared = _prepare(view)
     if prepared is not None:
         return actions + prepared
@@ -312,6 +312,16 @@ def _search(view: View, now: datetime, *, parameters: int, in_flight: int) -> li
     if any(not trial.state.is_terminal for trial in view.snapshot.trials) or not has_baselines(view):
         return entering
     return finals.choose(affordable(view, now), ended_by=ended_by)
+
+
+def _more_finals(view: View, now: datetime) -> list[Action]:
+    """Return the choice of further finals where those before were built in less time than was kept for them."""
+    if view.job.state is JobState.STOPPING or not finals.are_built(view):
+        return []
+    more = affordable(view, now)
+    if all(len(numbers) == len(finals.finalists(view, target)) for target, numbers in more.items()):
+        return []
+    return finals.choose(more, ended_by=EndedBy(str(view.job.report.get("search_ended_by", EndedBy.BUDGET))))
 
 
 def _open_targets(view: View, now: datetime, *, parameters: int) -> tuple[list[int], EndedBy]:

@@ -12,15 +12,17 @@ from datetime import datetime
 from pydantic import JsonValue
 
 from domain.build import Build, BuildResult, FinalRequest
+from domain.candidate import Candidate
 from domain.job import EndedBy, JobState, Stage
 from domain.measurement import Measured, Measurement, MeasurementPlan, MeasurementRequest
 from domain.outcome import Blame
-from domain.pareto import nondominated
+from domain.pareto import hypervolume, nondominated
 from domain.ports import NewBuild, NewMeasurement
 from domain.trial import Trial
 from search.accounting import FINAL_PLAN_S, elapsed_s, time_report
 from search.actions import Action, End, Enter, Report, StartBuild, StartMeasurement
 from search.precision import dense_points, session_key, yardstick
+from search.recipe import rate_of, stretch_of
 from search.told import allowed_error, negligible_error
 from search.view import View, content_key, failure_of, measured_file
 from search.zeros import may_stand
@@ -54,10 +56,9 @@ def plain_front(view: View, target: int) -> list[Trial]:
 def pick(view: View, target: int, *, keep: int) -> list[Trial]:
     """Return at most ``keep`` front trials, the most wanted first.
 
-    First the user's objective: the fastest within ``max_drop`` on the search split; the fastest slightly beyond it, for
-    long recovery often brings that much back; and the next more careful one, in case the test split is less kind. Then
-    whatever lies farthest from all chosen, in log latency, so that the rest spreads along the useful part of the front; the
-    others come last.
+    First the user's objective: the fastest within ``max_drop`` on the search split; the fastest of use beyond it, for long
+    recovery often brings that much back; and the fastest that lost at most half, in case the test split is less kind. Then
+    always what adds most to the area that the chosen dominate, in log latency times accuracy; the others come last.
     """
     front = search_front(view, target)
     dense_error = 1.0 - view.dense_accuracy(target)
@@ -71,15 +72,15 @@ def pick(view: View, target: int, *, keep: int) -> list[Trial]:
             numbers.add(trial.number)
 
     useful = useful_of(view, target, front)
-    within = [trial for trial in useful if _error(trial) <= dense_error + max_drop + 1e-9]
-    take(within[0] if within else None)
-    take(useful[0] if useful else None)
-    take(within[1] if len(within) > 1 else None)
+    for most in (max_drop, math.inf, max_drop / 2):
+        take(next((trial for trial in useful if _error(trial) <= dense_error + most + 1e-9), None))
     if not chosen and front:
         take(min(front, key=_error))
+    reference = (0.0, allowed_error(view, target))
     while len(chosen) < min(keep, len(front)):
         rest = [t for t in useful if t.number not in numbers] or [t for t in front if t.number not in numbers]
-        take(max(rest, key=lambda trial: min(abs(_log_latency(trial) - _log_latency(other)) for other in chosen)))
+        points = [_log_point(trial) for trial in chosen]
+        take(max(rest, key=lambda t: (hypervolume([*points, _log_point(t)], reference=reference), -_error(t))))
     return chosen
 
 
@@ -136,6 +137,13 @@ def decide(view: View, now: datetime) -> list[Action]:
     return _end(view, now)
 
 
+def are_built(view: View) -> bool:
+    """Return whether all finals chosen were built, and none is measured yet: the moment to see whether there is time for more."""
+    if not is_chosen(view) or _missing_builds(view) or _sessions(view):
+        return False
+    return all(build.state.is_terminal for build in _wanted_builds(view))
+
+
 def final_request(view: View, target: int, trial: Trial | None) -> FinalRequest:
     """Return the final build of a trial, or of the dense model for None."""
     spec = view.spec
@@ -148,7 +156,7 @@ def final_request(view: View, target: int, trial: Trial | None) -> FinalRequest:
         seed=spec.seed,
         weights=view.dense_of(target).weights,
         start=built.weights if built is not None else None,
-        candidate=trial.candidate if trial is not None else None,
+        candidate=_for_long(view, trial) if trial is not None else None,
         epochs=final_epochs(view, trial) if trial is not None else 0.0,
         precisions=view.precisions_of(spec.targets[target].batch) if trial is None else (trial.candidate.precision,),
         formats=_formats(view, target, trial),
@@ -156,14 +164,29 @@ def final_request(view: View, target: int, trial: Trial | None) -> FinalRequest:
 
 
 def final_epochs(view: View, trial: Trial) -> float:
-    """Return the epochs of a trial's long recovery: the job's, as many times over as the short one got the job's.
+    """Return the epochs of a trial's long recovery: the job's, or as much longer as suits a narrow network.
 
     A MobileNet of a twentieth of the work lost 0.8 to 1.0 points after 9 epochs from scratch, 0.2 to 0.3 after 14: three after a
     search's three were too few.
     """
-    spec = view.spec
-    stretch = trial.candidate.recovery.epochs / spec.recovery.epochs if spec.recovery.epochs > 0 else 1.0
-    return round(spec.final.epochs * stretch, 2)
+    return round(view.spec.final.epochs * stretch_of(_share_of_work(view, trial)), 2)
+
+
+def _for_long(view: View, trial: Trial) -> Candidate:
+    """Return a trial's candidate with the rate of its long recovery, never below the usual one.
+
+    A low rate keeps what a network inherited, which looks well after a short recovery; a long one at 0.4 of the usual
+    rate left a ViT 0.5 to 5 points behind.
+    """
+    recovery = trial.candidate.recovery
+    usual = rate_of(_share_of_work(view, trial))
+    higher = recovery.model_copy(update={"learning_rate": max(recovery.learning_rate, usual)})
+    return trial.candidate.model_copy(update={"recovery": higher})
+
+
+def _share_of_work(view: View, trial: Trial) -> float:
+    built, dense = view.built(trial), view.dense_of(trial.target)
+    return built.macs / dense.macs if built is not None and dense.macs else 1.0
 
 
 def _formats(view: View, target: int, trial: Trial | None) -> tuple[str, ...]:
@@ -341,5 +364,5 @@ def _error(trial: Trial) -> float:
     return trial.values.error if trial.values is not None else math.inf
 
 
-def _log_latency(trial: Trial) -> float:
-    return math.log(max(_latency(trial), 1e-9))
+def _log_point(trial: Trial) -> tuple[float, float]:
+    return math.log(max(_latency(trial), 1e-9)), _error(trial)

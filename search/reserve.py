@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from domain.build import BuildResult, CandidateRequest
 from domain.trial import Trial
 from search.accounting import FINAL_PLAN_S, elapsed_s
-from search.finals import final_epochs, pick, runners_up, useful_of
+from search.finals import final_build, final_epochs, finalists, pick, runners_up, useful_of
 from search.view import View
 
 # Of the wall budget: past that a search for fewer finals serves better than many finals of no search.
@@ -44,9 +45,9 @@ def final_measured_s(view: View) -> float:
     return min(FINAL_PLAN_S, FINAL_OVER_TRIAL * sum(spans) / len(spans)) if spans else FINAL_PLAN_S
 
 
-def final_s(view: View, trial: Trial) -> float:
-    """Return the seconds the final of a trial should take, built and measured."""
-    return MARGIN * ((final_build_s(view, trial) or 0.0) + final_measured_s(view))
+def final_s(view: View, trial: Trial, *, pace: float = 1.0) -> float:
+    """Return the seconds the final of a trial should take, built and measured; ``pace``: what builds take over what they should."""
+    return MARGIN * (pace * (final_build_s(view, trial) or 0.0) + final_measured_s(view))
 
 
 def reserve_s(view: View) -> float:
@@ -78,21 +79,38 @@ def search_ends_s(view: View) -> float:
 def affordable(view: View, now: datetime) -> dict[int, list[int]]:
     """Return, a target, the numbers of the finals that fit in the time left: the most wanted first, and one at least.
 
-    Targets take turns. One that does not fit is passed over for a quicker one after it: wide networks take long to recover.
+    Targets take turns. One that does not fit is passed over for a quicker one after it: wide networks take long to recover. Those
+    chosen before stay first; once they are built, what they took says what others will take.
     """
+    wanted = {target: _wanted(view, target) for target in range(len(view.spec.targets))}
+    before = {target: finalists(view, target) for target in wanted}
     left_s = view.spec.budget.wall_s - elapsed_s(view.job, now)
     left_s -= sum(len(spec.precision) for spec in view.spec.targets) * SESSION_S
-    wanted = {target: _wanted(view, target) for target in range(len(view.spec.targets))}
-    chosen: dict[int, list[int]] = {target: [] for target in wanted}
+    left_s -= sum(len(trials) for trials in before.values()) * final_measured_s(view)
+    pace = _pace(view, before)
+    chosen = {target: [trial.number for trial in trials] for target, trials in before.items()}
     for place in range(view.spec.final.keep):
         for target, trials in wanted.items():
-            if place >= len(trials):
+            if place >= len(trials) or len(chosen[target]) >= view.spec.final.keep:
                 continue
-            takes_s = final_s(view, trials[place])
-            if takes_s <= left_s or not chosen[target]:
-                chosen[target].append(trials[place].number)
+            trial = trials[place]
+            takes_s = final_s(view, trial, pace=pace)
+            if trial.number not in chosen[target] and (takes_s <= left_s or not chosen[target]):
+                chosen[target].append(trial.number)
                 left_s -= takes_s
     return chosen
+
+
+def _pace(view: View, finals: Mapping[int, Sequence[Trial]]) -> float:
+    """Return the seconds that the builds of finals took over what they should have; 1 before there are any."""
+    took_s = should_s = 0.0
+    for target, trials in finals.items():
+        for trial in trials:
+            build, estimate_s = final_build(view, target, trial), final_build_s(view, trial)
+            if build is not None and build.started_at and build.finished_at and estimate_s:
+                took_s += (build.finished_at - build.started_at).total_seconds()
+                should_s += estimate_s
+    return took_s / should_s if should_s else 1.0
 
 
 def _wanted(view: View, target: int) -> list[Trial]:

@@ -14,25 +14,21 @@ from collections.abc import Mapping, Sequence
 
 from optuna.distributions import BaseDistribution, FloatDistribution
 
-from domain.candidate import Candidate, ImportanceMix, RecoveryPlan
+from domain.candidate import Candidate, ImportanceMix
 from domain.job import RecoverySpec
 from search import latency_model
 from search.knapsack import narrow, narrowest_of, options_of, reaching
 from search.loss_model import LossModel
 from search.models import Models
 from search.network import Ints, Network
+from search.recipe import NEUTRAL_RATE, short_plan
 from search.widths import kept_width
 
 FEW_GROUPS = 6
 LEAST_SPEEDUP = 1.1
 LEAST_RANGE = 1.25  # of the speed-ups to draw from; wider, half of what is drawn is slower than what lost nothing
 BEND = 3.0  # most a price is multiplied or divided by
-NEUTRAL_RATE = 0.02
-# A narrow network trains faster, though not by as much as its work is less: it gets more epochs by the root of that, up to so many
-# times the job's. In proportion to the work a ResNet-14 of a fifth of it took six times as long as the dense one. Further from
-# where it was, it stands a higher rate too: 0.05 for 0.02 gave a MobileNet of a twentieth of the work 1.4 points more, a ViT of
-# two thirds of the latency 0.4 less. So the rate grows with the epochs.
-LONGEST_STRETCH = 3.0
+LEAST_RATE, MOST_RATE = 0.01, 0.03  # of a wide network; beyond, the long recovery of its final came to less
 FURTHEST = 0.85  # of the latency asked for: what one narrowing may leave while others go less far
 
 
@@ -76,7 +72,7 @@ class SearchSpace:
         ranges["mix_data"] = FloatDistribution(low=0.0, high=1.0, step=0.05)
         ranges["mix_activation"] = FloatDistribution(low=0.0, high=1.0, step=0.05)
         if self.recovery.epochs > 0:
-            ranges["learning_rate"] = FloatDistribution(low=0.005, high=0.05, log=True)
+            ranges["learning_rate"] = FloatDistribution(low=LEAST_RATE, high=MOST_RATE, log=True)
         return ranges
 
     def _most_speedup(self) -> float:
@@ -161,15 +157,7 @@ class SearchSpace:
             dropped=self.network.dropped_of(row),
             precision=self.precision_of(params),
             importance=_mix(params["mix_data"], params["mix_activation"]),
-            recovery=self._plan(params, stretch_of(share)),
-        )
-
-    def _plan(self, params: Mapping[str, float], stretch: float) -> RecoveryPlan:
-        return RecoveryPlan(
-            epochs=round(self.recovery.epochs * stretch, 2),
-            learning_rate=float(f"{stretch * params.get('learning_rate', NEUTRAL_RATE):.3g}"),
-            distill=self.recovery.distill,
-            precision=self.recovery.precision,
+            recovery=short_plan(self.recovery, share, params.get("learning_rate", NEUTRAL_RATE)),
         )
 
     def row_of(self, candidate: Candidate) -> Ints:
@@ -220,11 +208,6 @@ class SearchSpace:
         distribution = self.distributions[name]
         assert isinstance(distribution, FloatDistribution)
         return min(distribution.high, max(distribution.low, value))
-
-
-def stretch_of(share: float) -> float:
-    """Return how many times the epochs and the learning rate of a wide network's recovery suit one of a share of the work."""
-    return float(min(LONGEST_STRETCH, max(share, 1e-6) ** -0.5))
 
 
 def _rounded(value: float) -> float:

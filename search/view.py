@@ -139,17 +139,6 @@ class View:
             trial = self.trials_by_number[trial.duplicate_of]
         return trial
 
-    def final_builds(self, target: int) -> list[Build]:
-        """Return the long-recovered builds of pruned candidates, of the target's batch."""
-        batch = self.spec.targets[target].batch
-        return [
-            build
-            for build in self.snapshot.builds
-            if isinstance(build.request, FinalRequest)
-            and build.request.candidate is not None
-            and build.request.batch == batch
-        ]
-
     def dense_final(self, target: int) -> BuildResult | None:
         """Return the dense model run on the test split, once it was."""
         batch = self.spec.targets[target].batch

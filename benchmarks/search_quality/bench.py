@@ -29,7 +29,7 @@ from pruning.datasets.splits import CheckedSplits
 from pruning.dense import Dense
 from pruning.exporters.onnx import OnnxExporter
 from pruning.recovery import reestimate_batch_norm, train
-from search.space import stretch_of
+from search.recipe import stretch_of
 from workers.agent.runtimes.base import RuntimeSession
 from workers.agent.runtimes.onnxruntime import OnnxRuntime
 

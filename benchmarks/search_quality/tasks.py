@@ -29,7 +29,7 @@ class Task:
     """A model on its data, and the recovery that every method ends with.
 
     ``final_epochs`` and ``learning_rate`` are the common final recipe, with distillation from the dense model; narrow networks get
-    more of both (``search.space.stretch_of``), whoever made them.
+    more of both (``search.recipe.stretch_of``), whoever made them.
     """
 
     name: str

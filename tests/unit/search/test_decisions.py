@@ -9,15 +9,28 @@ import pytest
 from domain.job import JobVerb
 from domain.ports import JobSnapshot
 from domain.trial import TrialState
+from domain.work import WorkState
 from search.accounting import FINAL_PLAN_S, elapsed_s, time_report, union_s
+from search.actions import Report
+from search.decide import decide
 from search.devices import can_run, why_no_device
-from search.finals import LEAST_PLAN_S, final_epochs, final_request, pick, runners_up, search_front, useful_of
+from search.finals import (
+    LEAST_PLAN_S,
+    are_built,
+    final_epochs,
+    final_request,
+    pick,
+    runners_up,
+    search_front,
+    useful_of,
+)
 from search.loop import SearchLoop
+from search.recipe import rate_of, stretch_of
 from search.rejecting import why_rejected
 from search.reserve import affordable, final_build_s, final_s, in_flight_s, reserve_s, search_ends_s
 from search.stopping import growth, has_plateaued, is_searched_out, plateau_length
 from search.told import allowed_error, negligible_error
-from search.view import View
+from search.view import View, content_key
 from tests.unit.search.fakes import START, FakeLauncher, World, make_device, make_spec
 from tests.unit.search.surfaces import MANY
 
@@ -179,17 +192,29 @@ def _rows(view: View):
 def test_a_final_build_is_estimated_from_what_an_epoch_took():
     _, view = searched(recovery={"epochs": 1.0}, final={"epochs": 4.0})
     trial = view.succeeded(0)[-1]
-    epochs = trial.candidate.recovery.epochs
+    epochs, share = trial.candidate.recovery.epochs, view.built(trial).macs / view.dense_of(0).macs
     assert epochs > 1.0
-    # a candidate build takes 3 s, 2 of them for its epochs: 1 s else, and 4 epochs of recovery for its one, stretched alike
-    assert final_epochs(view, trial) == pytest.approx(4 * epochs)
+    assert final_epochs(view, trial) == pytest.approx(4 * stretch_of(share), abs=0.01)
     assert final_request(view, 0, trial).epochs == final_epochs(view, trial)
-    assert final_build_s(view, trial) == pytest.approx(1.0 + 4 * 2.0)
+    # a candidate build takes 3 s, 2 of them for its epochs: 1 s else
+    assert final_build_s(view, trial) == pytest.approx(1.0 + 2.0 * final_epochs(view, trial) / epochs)
 
 
-def test_a_final_gets_the_epochs_it_was_asked_for_where_the_search_trains_nothing():
-    _, view = searched(recovery={"epochs": 0.0}, final={"epochs": 4.0})
-    assert {final_epochs(view, trial) for trial in view.succeeded(0)} == {4.0}
+def test_a_final_is_trained_long_whatever_its_trial_was():
+    _, view = searched(recovery={"epochs": 1.0}, final={"epochs": 4.0})
+    trial = view.succeeded(0)[-1]
+    plan = trial.candidate.recovery
+
+    def final(**recovery: float):
+        changed = trial.candidate.model_copy(update={"recovery": plan.model_copy(update=recovery)})
+        return final_request(view, 0, trial.model_copy(update={"candidate": changed}))
+
+    usual = rate_of(view.built(trial).macs / view.dense_of(0).macs)
+    assert final(epochs=0.0).epochs == final_epochs(view, trial) >= 4.0, (
+        "in another precision nothing was trained for the trial"
+    )
+    assert final(learning_rate=usual / 4).candidate.recovery.learning_rate == usual
+    assert final(learning_rate=usual * 1.4).candidate.recovery.learning_rate == usual * 1.4
 
 
 def test_fewer_finals_are_made_when_time_is_short_but_never_none():
@@ -218,6 +243,65 @@ def test_time_left_over_goes_to_what_comes_next_to_the_front():
         assert not any(
             o.values.latency_ratio < one.values.latency_ratio and o.values.error < one.values.error for o in more
         ), "and is next to it"
+
+
+def test_finals_go_where_they_add_most_not_where_nothing_else_is():
+    _, view = searched(objective={"max_drop": 0.05})
+    base, dense = view.succeeded(0)[0], 1.0 - view.dense_accuracy(0)
+    shape = {
+        "fast": (0.1, 0.14),
+        "allowed": (0.2, 0.05),
+        "good": (0.4, 0.02),
+        "near": (0.38, 0.03),
+        "slow": (0.9, 0.015),
+    }
+    trials = {
+        name: base.model_copy(
+            update={
+                "id": name,
+                "number": number,
+                "study_number": number,
+                "values": base.values.model_copy(update={"latency_ratio": ratio, "error": dense + lost}),
+            }
+        )
+        for number, (name, (ratio, lost)) in enumerate(shape.items())
+    }
+    few = View(JobSnapshot(view.job, tuple(trials.values()), *_rows(view)[1:]))
+    names = [trial.id for trial in pick(few, 0, keep=5)]
+    assert names == ["allowed", "fast", "good", "near", "slow"]
+
+
+def test_time_that_finals_did_not_need_goes_to_more_of_them():
+    world, view = searched(final={"keep": 5, "epochs": 3.0}, objective={"max_drop": 0.05})
+    few = pick(view, 0, keep=5)[:2]
+    chosen = view.job.model_copy(update={"report": {**view.job.report, "finals": {"0": [t.number for t in few]}}})
+    waiting = View(JobSnapshot(chosen, *_rows(view)))
+    requests = [final_request(waiting, 0, trial) for trial in (None, *few)]
+    donor = next(build for build in view.snapshot.builds if build.id == few[0].build_id)
+
+    def after(state: WorkState, *, measurements=()) -> View:
+        finals = tuple(
+            donor.model_copy(update={"id": f"f{i}", "key": content_key(r), "request": r, "state": state})
+            for i, r in enumerate(requests)
+        )
+        rows = view.snapshot.trials, (*view.snapshot.builds, *finals), (*view.snapshot.measurements, *measurements)
+        return View(JobSnapshot(chosen, *rows))
+
+    def numbers(view: View, now) -> list[int] | None:
+        actions = decide(view, now=now, devices=world.devices(), parameters=0)
+        found = [
+            action.data["finals"]["0"] for action in actions if isinstance(action, Report) and "finals" in action.data
+        ]
+        return found[0] if found else None
+
+    assert not are_built(after(WorkState.LEASED))
+    built = after(WorkState.DONE)
+    more = numbers(built, world.now())
+    assert more[:2] == [trial.number for trial in few] and len(more) == 5 == len(set(more))
+    assert numbers(built, world.now() + timedelta(seconds=10_000)) is None, "no time is left"
+    session = next(m for m in view.snapshot.measurements if m.key.startswith("trial:"))
+    measured = after(WorkState.DONE, measurements=(session.model_copy(update={"id": "s", "key": "final:0"}),))
+    assert numbers(measured, world.now()) is None, "what is measured together is settled"
 
 
 def test_what_the_dense_model_beats_is_no_runner_up():

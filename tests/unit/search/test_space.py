@@ -17,7 +17,8 @@ from search import latency_model, loss_model
 from search.loss_model import MAX_SPARSITY, MIN_CEILING, LossModel, ceiling, curve, probed
 from search.models import Models
 from search.network import Network
-from search.space import LEAST_RANGE, LONGEST_STRETCH, SearchSpace
+from search.recipe import LONGEST_STRETCH
+from search.space import LEAST_RANGE, SearchSpace
 from search.widths import kept_width, widths_of
 from tests.unit.search.surfaces import FEW, MANY, group
 
