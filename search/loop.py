@@ -240,7 +240,12 @@ class SearchLoop:
     def _space(self, run: _Run, view: View, target: int) -> SearchSpace:
         if target not in run.spaces:
             precisions = view.spec.targets[target].precision
-            run.spaces[target] = SearchSpace(network_of(view, target), view.spec.recovery, precisions=precisions)
+            run.spaces[target] = SearchSpace(
+                network_of(view, target),
+                view.spec.recovery,
+                precisions=precisions,
+                is_slow_to_recover=view.dense_of(target).is_slow_to_recover,
+            )
         return run.spaces[target]
 
     def _study(self, run: _Run, view: View, target: int) -> TargetStudy:

@@ -39,12 +39,21 @@ class SearchSpace:
         network: Groups and layers, as the prepare build found them.
         recovery: What the job asks of recovery. The search chooses the learning rate within it.
         precisions: Precisions of the artifact to choose from, the target's first one first.
+        is_slow_to_recover: Whether the model is one that short recoveries bring back slowly.
     """
 
-    def __init__(self, network: Network, recovery: RecoverySpec, *, precisions: Sequence[str] = ("fp32",)) -> None:
+    def __init__(
+        self,
+        network: Network,
+        recovery: RecoverySpec,
+        *,
+        precisions: Sequence[str] = ("fp32",),
+        is_slow_to_recover: bool = False,
+    ) -> None:
         self.network = network
         self.groups = network.groups
         self.recovery = recovery
+        self._is_slow = is_slow_to_recover
         self.precisions = tuple(precisions)
         self.is_per_group = len(self.groups) <= FEW_GROUPS
         self.stages = tuple(sorted({group.stage for group in self.groups}))
@@ -150,6 +159,7 @@ class SearchSpace:
     def candidate(self, row: Ints, params: Mapping[str, float]) -> Candidate:
         """Return the candidate of a row with the mix, the recovery and the precision of parameters."""
         share = float(self.network.macs_share(row[None])[0])
+        rate = params.get("learning_rate", NEUTRAL_RATE)
         widths = self.network.widths_of(row)
         return Candidate(
             sparsity={group.name: round(1.0 - widths[group.name] / group.channels, 6) for group in self.groups},
@@ -157,7 +167,7 @@ class SearchSpace:
             dropped=self.network.dropped_of(row),
             precision=self.precision_of(params),
             importance=_mix(params["mix_data"], params["mix_activation"]),
-            recovery=short_plan(self.recovery, share, params.get("learning_rate", NEUTRAL_RATE)),
+            recovery=short_plan(self.recovery, share, rate, is_slow=self._is_slow),
         )
 
     def row_of(self, candidate: Candidate) -> Ints:

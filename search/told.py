@@ -21,6 +21,9 @@ from search.view import View
 VALID = -1.0
 INVALID = 1.0
 DOMINATED = 0.05
+MOST_RECOVERED = (
+    0.015  # networks of three kinds that had lost 1.4 to 3 points by then had lost none to 0.7 after the long recovery
+)
 LEAST_LOSS = 0.005  # of accuracy: two candidates that differ by less differ by chance
 
 Kind = Literal["complete", "pruned", "fail"]
@@ -53,6 +56,14 @@ def negligible_error(view: View, target: int) -> float:
     """Return the error on the search split up to which a candidate differs from the dense model by chance alone."""
     least = min(LEAST_LOSS, view.spec.objective.max_drop / 2)
     return 1.0 - view.dense_accuracy(target) + least
+
+
+def recoverable_error(view: View, target: int) -> float:
+    """Return the error on the search split up to which the finals' long recovery is trusted to leave nothing lost.
+
+    Half of what may be lost, and no more than ``MOST_RECOVERED``.
+    """
+    return 1.0 - view.dense_accuracy(target) + min(MOST_RECOVERED, view.spec.objective.max_drop / 2)
 
 
 def accuracy_constraint(accuracy: float, dense_accuracy: float, spec: JobSpec) -> float:

@@ -33,7 +33,7 @@ def halfway(trials: int = 30) -> tuple[World, View]:
         return failed(Blame.CANDIDATE) if is_bad else None
 
     world.builder.fault = fault
-    world.builder.mishap = lambda candidate: 0.7 if candidate.widths["layer2.1"] == 56 else 0.0
+    world.builder.mishap = lambda candidate: 0.7 if candidate.widths["layer2.1"] == 48 else 0.0
     job, _ = world.create_job(
         make_spec(budget={"trials": 100}, seed=3, targets=[{"speedup": 2.0}], objective={"max_drop": 0.04})
     )
