@@ -39,6 +39,7 @@ from domain.artifact import digest_of_file
 
 ROOT = Path(__file__).resolve().parents[2]
 PRODUCT = ("domain", "search", "pruning", "bootstrap.py")  # what decides what is found; the rest carries it
+RECIPE = ("search/recipe.py",)
 
 
 def main() -> None:
@@ -117,8 +118,8 @@ def says_missing(name: str, lack: str | None) -> bool:
 
 
 def key_of(cell: Cell, results: Results) -> str:
-    """Return a run's key: of a peer, its own file counts; of ours, what decides in the product."""
-    sources = [ROOT / name for name in PRODUCT] if cell.method == ours.METHOD else []
+    """Return a run's key: of a peer, its own file and the recipe common to all count; of ours, what decides in the product."""
+    sources = [ROOT / name for name in (PRODUCT if cell.method == ours.METHOD else RECIPE)]
     own = Path(ours.__file__) if cell.method == ours.METHOD else peers.source_of(cell.method)
     task = TASKS[cell.task]
     digest = dense_files(task, results.folder).digest

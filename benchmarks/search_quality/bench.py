@@ -29,7 +29,6 @@ from pruning.datasets.splits import CheckedSplits
 from pruning.dense import Dense
 from pruning.exporters.onnx import OnnxExporter
 from pruning.recovery import reestimate_batch_norm, train
-from search.recipe import stretch_of
 from workers.agent.runtimes.base import RuntimeSession
 from workers.agent.runtimes.onnxruntime import OnnxRuntime
 
@@ -112,18 +111,15 @@ class Bench:
 
     def recover(self, model: nn.Module, epochs: float | None = None) -> nn.Module:
         """Train in place by the common recipe: whole and as much longer as suits the network (None), or so many epochs of it."""
-        stretch = self._stretch(model)
-        recipe = self.task.recipe(self.seed, epochs, stretch if epochs is None else 1.0)
+        share = count_macs(model, self.dense.example) / self._dense_macs
+        final = self.task.final_recipe(self.seed, share)
+        recipe = final if epochs is None else self.task.recipe(self.seed, epochs)
         begin_s = time.monotonic()
         data = self.dense.training_set(distill=True, hold=nullcontext)
         train(model, data, recipe, self.dense.compute, progress=self.clock.tick)
         if recipe.epochs > 0:
-            epoch_s = (time.monotonic() - begin_s) / recipe.epochs
-            self._finals_s.append(epoch_s * self.task.final_epochs * stretch)
+            self._finals_s.append((time.monotonic() - begin_s) / recipe.epochs * final.epochs)
         return model
-
-    def _stretch(self, model: nn.Module) -> float:
-        return stretch_of(count_macs(model, self.dense.example) / self._dense_macs)
 
     @cached_property
     def _dense_macs(self) -> int:

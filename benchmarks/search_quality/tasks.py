@@ -22,14 +22,15 @@ from pruning.dense import Dense, open_dense
 from pruning.precision import choose_compute
 from pruning.recovery import DENSE_RECIPE, Recipe, train
 from pruning.weights import dump_weights, load_weights
+from search.recipe import rate_of, stretch_of
 
 
 @dataclass(frozen=True)
 class Task:
     """A model on its data, and the recovery that every method ends with.
 
-    ``final_epochs`` and ``learning_rate`` are the common final recipe, with distillation from the dense model; narrow networks get
-    more of both (``search.recipe.stretch_of``), whoever made them.
+    The final recipe is common to all, with distillation from the dense model: ``final_epochs``, longer and at a higher rate for
+    narrow networks, as ``search.recipe`` has it for ours. ``learning_rate`` is that of a peer's shorter trainings.
     """
 
     name: str
@@ -67,10 +68,13 @@ class Task:
         """How the dense weights are trained: once, and not on anybody's clock."""
         return replace(DENSE_RECIPE, epochs=self.dense_epochs, learning_rate=self.dense_learning_rate)
 
-    def recipe(self, seed: int, epochs: float | None = None, stretch: float = 1.0) -> Recipe:
-        """Return the common recipe, or a shorter one of the same kind; ``stretch`` times as long and at as much higher a rate."""
-        length = self.final_epochs if epochs is None else epochs
-        return Recipe(epochs=stretch * length, learning_rate=stretch * self.learning_rate, seed=seed)
+    def recipe(self, seed: int, epochs: float) -> Recipe:
+        """Return a recipe of so many epochs, for what a method trains on its way."""
+        return Recipe(epochs=epochs, learning_rate=self.learning_rate, seed=seed)
+
+    def final_recipe(self, seed: int, share: float) -> Recipe:
+        """Return the common final recipe of a network of a share of the dense model's work."""
+        return Recipe(epochs=stretch_of(share) * self.final_epochs, learning_rate=rate_of(share), seed=seed)
 
 
 TASKS = {
