@@ -311,7 +311,10 @@ class RecoverySpec(_Strict):
     """The short training after surgery, of every trial."""
 
     epochs: Number = Field(
-        default=1.0, ge=0, le=1000, description="Of a wide candidate; narrow ones get up to three times as many."
+        default=1.0,
+        ge=0,
+        le=1000,
+        description="Of a wide candidate; narrow ones get up to three times as many, those of a model with layer norms twice that.",
     )
     distill: StrictBool = Field(
         default=True, description="Learn from the dense model's outputs as well as from labels."

@@ -107,8 +107,8 @@ HOW = (
     "- Peers use all the cores for torch. Where they ask for a latency, they get paired blocks against the dense model in their "
     "own process, a quarter of a second each. Surgery (but that of Torch-Pruning and ModelOpt), batch-norm re-estimation, "
     "training and export are the same code for all.\n"
-    "- A narrow network's final recovery is longer by the root of how much less its work is (three times at most) and its rate higher "
-    "by the square of that, whoever made it. Ours may have chosen a rate higher by up to half.\n"
+    "- A narrow network's final recovery is longer by the root of how much less its work is (three times at most) and its rate "
+    "higher by the square of that, whoever made it. Ours may have chosen a rate higher by up to half.\n"
     "- Predictions are those of the later half of each search, each made before its candidate was measured.\n"
     "- Our clock starts once the freshly started device has checked its runtimes: starting is nobody's time."
 )

@@ -18,7 +18,7 @@ from search.loop import SearchLoop
 from search.models import fit_models, network_of
 from search.options import Parts
 from search.space import SearchSpace
-from search.told import allowed_drop, allowed_error, recoverable_error
+from search.told import MOST_RECOVERED, allowed_drop, allowed_error, recoverable_error
 from search.view import View
 from tests.unit.search.fakes import FakeLauncher, World, make_spec
 from tests.unit.search.surfaces import MANY
@@ -57,6 +57,30 @@ def test_gaps_lie_between_neighbours_of_the_front_and_the_dense_model_widest_fir
     # What the user has no use for widens nothing.
     beyond = dense_error + allowed_drop(view.spec)
     assert all(gap.slow is None or gap.slow.values is None or gap.slow.values.error < beyond for gap in found)
+
+
+def test_what_the_finals_bring_back_makes_no_gap():
+    """The fastest lost 1.4 points of the 3 that may be lost, the next to it none: there is nothing to find between them."""
+    view = run(max_drop=0.03, done=12)
+    dense = 1.0 - view.dense_accuracy(0)
+    fast, slow = search_front(view, 0)[:2]
+
+    def with_errors(of_fast: float, of_slow: float) -> View:
+        lost = {fast.number: (0.1, of_fast), slow.number: (0.8, of_slow)}
+        rows = tuple(
+            trial.model_copy(
+                update={"values": trial.values.model_copy(update={"latency_ratio": ratio, "error": dense + error})}
+            )
+            for trial in (fast, slow)
+            if trial.values is not None
+            for ratio, error in (lost[trial.number],)
+        )
+        return View(JobSnapshot(view.job, rows, view.snapshot.builds, view.snapshot.measurements))
+
+    assert gaps(with_errors(0.014, 0.0), 0) == []
+    (one, *_) = gaps(with_errors(0.034, 0.0), 0)
+    assert one.room == pytest.approx(math.log(8) * (0.034 - MOST_RECOVERED))
+    assert speedups_of_use(with_errors(0.014, 0.0), 0)[0] == pytest.approx(10.0)
 
 
 def test_a_gap_is_filled_from_its_slower_side_about_half_way():

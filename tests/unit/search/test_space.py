@@ -17,7 +17,7 @@ from search import latency_model, loss_model
 from search.loss_model import MAX_SPARSITY, MIN_CEILING, LossModel, ceiling, curve, probed
 from search.models import Models
 from search.network import Network
-from search.recipe import LONGEST_STRETCH
+from search.recipe import LONGEST_STRETCH, NEUTRAL_RATE, SLOW
 from search.space import LEAST_RANGE, SearchSpace
 from search.widths import kept_width, widths_of
 from tests.unit.search.surfaces import FEW, MANY, group
@@ -120,10 +120,21 @@ def test_without_recovery_there_is_no_learning_rate_to_search():
     assert "learning_rate" not in SearchSpace(Network(FEW), RecoverySpec(epochs=0)).distributions
 
 
-def test_a_narrow_network_is_recovered_for_longer():
+def test_a_narrow_network_is_recovered_for_longer_and_at_a_higher_rate():
     space, models = space_of(MANY)
-    wide, narrow = (space.decode({**space.neutral, "speedup": ratio}, models).recovery.epochs for ratio in (1.2, 4.0))
-    assert 1.0 < wide < narrow <= LONGEST_STRETCH
+    wide, narrow = (space.decode({**space.neutral, "speedup": ratio}, models).recovery for ratio in (1.2, 4.0))
+    assert 1.0 < wide.epochs < narrow.epochs <= LONGEST_STRETCH
+    for plan in (wide, narrow):
+        assert plan.learning_rate == pytest.approx(NEUTRAL_RATE * plan.epochs**2, rel=0.02)
+
+
+def test_a_model_that_is_slow_to_recover_is_trained_longer_at_the_same_rate():
+    params = {**space_of(MANY)[0].neutral, "speedup": 2.0}
+    usual, slow = (
+        space.decode(params, models).recovery
+        for space, models in (space_of(MANY), space_of(MANY, is_slow_to_recover=True))
+    )
+    assert slow.epochs == pytest.approx(SLOW * usual.epochs, abs=0.01) and slow.learning_rate == usual.learning_rate
 
 
 def test_the_price_of_a_stage_bends_where_channels_go():
