@@ -321,7 +321,7 @@ def _more_finals(view: View, now: datetime) -> list[Action]:
     more = affordable(view, now)
     if all(len(numbers) == len(finals.finalists(view, target)) for target, numbers in more.items()):
         return []
-    return finals.choose(more, ended_by=EndedBy(str(view.job.report.get("search_ended_by", EndedBy.BUDGET))))
+    return finals.choose(more, ended_by=finals.search_ended_by(view))
 
 
 def _open_targets(view: View, now: datetime, *, parameters: int) -> tuple[list[int], EndedBy]:

@@ -55,9 +55,9 @@ class Gap:
 def gaps(view: View, target: int) -> list[Gap]:
     """Return the gaps worth a try, widest first; error beyond what the job may ever use makes no gap wider.
 
-    Nor does what the finals' long recovery is trusted to bring back: eight of a ViT's thirty trials lay between the dense model
-    and 2x, where every final lost nothing, and took a third of the search's time. The dense model of the target's first precision
-    is the slowest neighbour of all. ``ratio`` is the latency half-way.
+    Nor does what is left to the finals' long recovery: eight of a ViT's thirty trials lay between the dense model and 2x, where
+    finals lost 0.3 points at the most, and took a third of the search's time. The dense model of the target's first precision is
+    the slowest neighbour of all. ``ratio`` is the latency half-way.
     """
     dense_error = 1.0 - view.dense_accuracy(target)
     least = recoverable_error(view, target)
@@ -82,9 +82,9 @@ def gaps(view: View, target: int) -> list[Gap]:
 def speedups_of_use(view: View, target: int) -> tuple[float, float]:
     """Return the speed-ups, within a precision, between which there is something to find.
 
-    From the fastest network that a final's recovery should leave without loss, for a slower one is of no use, to a little beyond
-    the fastest that lost no more than any user allows, once one is known that lost more. In several precisions whatever is of
-    use in one of them.
+    From the fastest network whose loss is left to a final's recovery, for a slower one is of no use, to a little beyond the
+    fastest that lost no more than any user allows, once one is known that lost more. In several precisions whatever is of use
+    in one of them.
     """
     least, most = recoverable_error(view, target), allowed_error(view, target)
     lows, highs = [], []

@@ -39,7 +39,6 @@ from domain.artifact import digest_of_file
 
 ROOT = Path(__file__).resolve().parents[2]
 PRODUCT = ("domain", "search", "pruning", "bootstrap.py")  # what decides what is found; the rest carries it
-RECIPE = ("search/recipe.py",)
 
 
 def main() -> None:
@@ -118,12 +117,12 @@ def says_missing(name: str, lack: str | None) -> bool:
 
 
 def key_of(cell: Cell, results: Results) -> str:
-    """Return a run's key: of a peer, its own file and the recipe common to all count; of ours, what decides in the product."""
-    sources = [ROOT / name for name in (PRODUCT if cell.method == ours.METHOD else RECIPE)]
-    own = Path(ours.__file__) if cell.method == ours.METHOD else peers.source_of(cell.method)
+    """Return a run's key: of a peer, its own file and the recipes it trains by count; of ours, what decides in the product."""
     task = TASKS[cell.task]
-    digest = dense_files(task, results.folder).digest
-    return cell.key(code=code_of([own, *sources]), weights=digest, recipe=(task.final_epochs, task.learning_rate))
+    sources, recipe = [peers.source_of(cell.method)], task.recipe_key
+    if cell.method == ours.METHOD:
+        sources, recipe = [Path(ours.__file__), *(ROOT / name for name in PRODUCT)], (task.final_epochs,)
+    return cell.key(code=code_of(sources), weights=dense_files(task, results.folder).digest, recipe=recipe)
 
 
 def run_cell(cell: Cell, results: Results) -> bool:

@@ -41,7 +41,7 @@ class Cell:
         Args:
             code: Hash of the method's sources.
             weights: Digest of the dense weights.
-            recipe: Epochs and rate of the common final recipe.
+            recipe: Epochs and rates by which it trains, as far as they are the harness's.
         """
         text = json.dumps([HARNESS, asdict(self), code, weights, list(recipe)], sort_keys=True)
         return f"{self.task}-{self.name.replace(':', '-')}-{self.seed}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"

@@ -68,6 +68,12 @@ class Task:
         """How the dense weights are trained: once, and not on anybody's clock."""
         return replace(DENSE_RECIPE, epochs=self.dense_epochs, learning_rate=self.dense_learning_rate)
 
+    @property
+    def recipe_key(self) -> tuple[float, ...]:
+        """The recipes in numbers: the rate on the way, then epochs and rate of the final one for some shares of the work."""
+        finals = [self.final_recipe(0, share) for share in (1.0, 0.5, 0.25, 0.05)]
+        return (self.learning_rate, *(round(x, 6) for one in finals for x in (one.epochs, one.learning_rate)))
+
     def recipe(self, seed: int, epochs: float) -> Recipe:
         """Return a recipe of so many epochs, for what a method trains on its way."""
         return Recipe(epochs=epochs, learning_rate=self.learning_rate, seed=seed)
