@@ -119,9 +119,10 @@ def says_missing(name: str, lack: str | None) -> bool:
 def key_of(cell: Cell, results: Results) -> str:
     """Return a run's key: of a peer, its own file and the recipes it trains by count; of ours, what decides in the product."""
     task = TASKS[cell.task]
-    sources, recipe = [peers.source_of(cell.method)], task.recipe_key
     if cell.method == ours.METHOD:
         sources, recipe = [Path(ours.__file__), *(ROOT / name for name in PRODUCT)], (task.final_epochs,)
+    else:
+        sources, recipe = [peers.source_of(cell.method)], task.recipe_key
     return cell.key(code=code_of(sources), weights=dense_files(task, results.folder).digest, recipe=recipe)
 
 
