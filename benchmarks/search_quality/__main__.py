@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 import warnings
@@ -43,6 +44,7 @@ PRODUCT = ("domain", "search", "pruning", "bootstrap.py")  # what decides what i
 
 def main() -> None:
     given = parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended by a signal."))  # so that a run of ours takes its servers with it
     given.results = given.results.resolve()  # the sandbox that measures works in a folder of its own
     # Torch-Pruning says so of a ViT's positions, at each ratio.
     warnings.filterwarnings("ignore", "Unwrapped parameters detected")
@@ -117,13 +119,17 @@ def says_missing(name: str, lack: str | None) -> bool:
 
 
 def key_of(cell: Cell, results: Results) -> str:
-    """Return a run's key: of a peer, its own file and the recipes it trains by count; of ours, what decides in the product."""
+    """Return a run's key: with its method's code and recipes, the weights it begins with."""
+    sources, recipe = decided_by(cell)
+    return cell.key(code=code_of(sources), weights=dense_files(TASKS[cell.task], results.folder).digest, recipe=recipe)
+
+
+def decided_by(cell: Cell) -> tuple[list[Path], tuple[float, ...]]:
+    """Return the code and the recipes that decide what a run finds: a peer's own file; of ours, what decides in the product."""
     task = TASKS[cell.task]
     if cell.method == ours.METHOD:
-        sources, recipe = [Path(ours.__file__), *(ROOT / name for name in PRODUCT)], (task.final_epochs,)
-    else:
-        sources, recipe = [peers.source_of(cell.method)], task.recipe_key
-    return cell.key(code=code_of(sources), weights=dense_files(task, results.folder).digest, recipe=recipe)
+        return [Path(ours.__file__), *(ROOT / name for name in PRODUCT)], (task.final_epochs,)
+    return [peers.source_of(cell.method)], task.recipe_key
 
 
 def run_cell(cell: Cell, results: Results) -> bool:

@@ -13,9 +13,9 @@ ROOT = Path(__file__).resolve().parents[3]
 METHODS = ("tp-uniform", "random")
 
 
-def _bench(results: Path, *options: str) -> str:
-    command = [sys.executable, "-m", "benchmarks.search_quality", "--task", "tiny", "--seed", "0", "--budget-s", "10"]
-    command += ["--threads", "1", "--results", str(results), "--method", *METHODS, *options]
+def _bench(results: Path, *options: str, methods: tuple[str, ...] = METHODS, budget_s: int = 10) -> str:
+    command = [sys.executable, "-m", "benchmarks.search_quality", "--task", "tiny", "--seed", "0", "--budget-s", str(budget_s)]
+    command += ["--threads", "1", "--results", str(results), "--method", *methods, *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -41,3 +41,13 @@ def test_a_tiny_benchmark_from_runs_to_report(tmp_path: Path) -> None:
     rows = [json.loads(line) for path in results.glob("joint/*.jsonl") for line in path.read_text().splitlines()]
     assert len(rows) == len({row["digest"] for row in rows})
     assert all(0 < row["low"] <= row["speedup"] <= row["high"] and 0 <= row["test"] <= 1 for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_run_of_ours_brings_files_and_what_its_job_said(tmp_path: Path) -> None:
+    assert "1 runs done now; 0 still to do." in _bench(tmp_path, "--no-scores", methods=("ours",), budget_s=25)
+    (kept,) = [json.loads(path.read_text()) for path in tmp_path.glob("cells/*/result.json")]
+    assert kept["points"] and kept["took_s"] < 35
+    assert kept["notes"]["trials"]["succeeded"] == sum(one["state"] == "succeeded" for one in kept["notes"]["history"]) > 0
+    assert 0 <= kept["notes"]["report"]["overhead_fraction"] < 1

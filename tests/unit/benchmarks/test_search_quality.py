@@ -12,11 +12,11 @@ import pytest
 
 from benchmarks import peers
 from benchmarks.search_quality import fashion
-from benchmarks.search_quality.__main__ import not_run
+from benchmarks.search_quality.__main__ import decided_by, not_run
 from benchmarks.search_quality.bench import Size
 from benchmarks.search_quality.cells import Cell, Kept, Results, code_of
 from benchmarks.search_quality.clock import Clock, TimeUp
-from benchmarks.search_quality.ours import job_of, job_options, settings_of
+from benchmarks.search_quality.ours import METHOD, job_of, job_options, settings_of
 from benchmarks.search_quality.report import Judged, Said, ablations, render, said, table
 from benchmarks.search_quality.scores import (
     Box,
@@ -169,6 +169,13 @@ def test_anything_that_goes_into_a_run_changes_its_key() -> None:
         CELL.key(code="a", weights="b", recipe=(3.0, 0.05)),
     ]
     assert len({key, *keys}) == len(keys) + 1
+
+
+@pytest.mark.parametrize("method", [METHOD, *peers.METHODS])
+def test_every_method_has_code_and_recipes_that_decide(method: str) -> None:
+    sources, recipe = decided_by(replace(CELL, method=method))
+    assert code_of(sources) and all(path.exists() for path in sources)
+    assert recipe and all(number >= 0 for number in recipe)
 
 
 def test_a_finished_run_is_known_and_an_unfinished_one_is_begun_anew(tmp_path: Path) -> None:
