@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from domain.trial import Trial, TrialState
-from search.knapsack import narrowest_of
+from search.knapsack import fastest_of
 from search.latency_model import LatencyModel
 from search.models import Models
 from search.seeds import Seed, named, seed_of
@@ -30,7 +30,7 @@ MILD = 0.64
 # What a link leaves of the latency of the one before: little while hardly anything is lost, more the nearer the chain comes to what
 # may be lost. Two accuracies on 500 samples differ by a point, a third of what may usually be lost, for nothing.
 STEPS = ((1 / 3, 0.42), (0.5, MILD), (1.0, 0.76), (float("inf"), 0.86))
-# How far to go, in logarithms, towards what is too far: the narrowest network, or a link that lost too much.
+# How far to go, in logarithms, towards what is too far: the fastest network, or a link that lost too much.
 HALF_WAY = 0.5
 MOST_OF_THE_WAY = 0.75
 LITTLE_TOO_MUCH = 1.5  # times what may be lost: from a link that lost no more the way back is short
@@ -72,7 +72,7 @@ def next_link(space: SearchSpace, view: View, target: int, models: Models, *, li
     begin = space.network.dense if at.link is None else space.row_of(at.link.candidate)
     seen = view.identities_of(target)
     params = space.in_precision(space.neutral, space.precisions[0])
-    step = at.towards_wall or _towards_narrowest(view, target, at, latency.predict(narrowest_of(models.loss)))
+    step = at.towards_wall or _towards_fastest(view, target, at, fastest_of(latency, models.loss))
     if step > WALL:
         return None
     # Where nothing new lies before a bold link, it is passed.
@@ -142,12 +142,12 @@ def _standing(space: SearchSpace, view: View, target: int, links: Sequence[Trial
     return _Standing(last, at, spent, tuple(bold))
 
 
-def _towards_narrowest(view: View, target: int, at: _Standing, narrowest: float) -> float:
+def _towards_fastest(view: View, target: int, at: _Standing, fastest: float) -> float:
     """Return how much of a link's latency the next one shall leave where nothing went too far yet, by what was lost so far.
 
-    Nobody expects the narrowest network to stand: a step that ends there costs a link and teaches nothing.
+    Nobody expects the fastest network to stand: a step that ends there costs a link and teaches nothing.
     """
-    way = narrowest / at.ratio
+    way = fastest / at.ratio
     if at.link is None:
         return (
             MILD if view.dense_of(target).is_slow_to_recover else max(FIRST, min(MILD, math.pow(way, MOST_OF_THE_WAY)))

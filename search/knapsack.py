@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from domain.candidate import GroupInfo
-from search.latency_model import LatencyModel
+from search.latency_model import ALIGNMENTS, LatencyModel
 from search.loss_model import LossModel
 from search.network import Floats, Ints
 from search.widths import widths_of
@@ -50,6 +50,33 @@ def options_of(loss: LossModel, *, trust: float, multipliers: Mapping[str, float
 def narrowest_of(loss: LossModel) -> Ints:
     """Return the row of everything cut as far as it may be, and every block dropped that may be."""
     return np.array([kept[-1] for kept in _kept(loss)])
+
+
+def fastest_of(latency: LatencyModel, loss: LossModel) -> float:
+    """Return the least latency ratio that networks near the narrowest are predicted to have.
+
+    Four channels that fill no pack may take longer than sixteen that do: the narrowest MobileNet was predicted to be 8.4 times as
+    fast where another was measured at 10.9. So each column is given what is fastest while the others are narrowest.
+    """
+    row = narrowest_of(loss)
+    tried = [
+        (column, width)
+        for column, allowed in enumerate(_kept(loss))
+        for width in sorted({_narrowest(allowed, step) for step in ALIGNMENTS})
+    ]
+    rows = np.repeat(row[None], len(tried), axis=0)
+    for index, (column, width) in enumerate(tried):
+        rows[index, column] = width
+    ratios = latency.predict_rows(rows)
+    for index in np.argsort(-ratios, kind="stable"):  # so that of a column the fastest comes last
+        column, width = tried[int(index)]
+        row[column] = width
+    return float(min(ratios.min(), latency.predict(row)))
+
+
+def _narrowest(allowed: Sequence[int], step: int) -> int:
+    """Return the narrowest width that is a multiple of a step; the narrowest of all where none is, or where it is nothing."""
+    return min((width for width in allowed if width % step == 0), default=allowed[-1])
 
 
 def _kept(loss: LossModel) -> list[list[int]]:

@@ -14,8 +14,7 @@ class Parts:
 
     latency_model: bool = True
     seeds: bool = True
-    ranges: bool = True  # each group's ceiling and price, corrected by trials
-    aim: bool = True  # the sampler draws no speed-up where there is nothing to find
+    ranges: bool = True  # of each group, corrected by trials, and of the speed-ups the sampler draws
     inheritance: bool = True
     overlap: bool = (
         True  # without it a target has one trial at a time, and what is asked does not depend on who is fast

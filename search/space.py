@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from domain.candidate import Candidate, ImportanceMix
 from domain.job import RecoverySpec
 from search import latency_model
-from search.knapsack import narrow, narrowest_of, options_of, reaching
+from search.knapsack import fastest_of, narrow, options_of, reaching
 from search.loss_model import LossModel
 from search.models import Models
 from search.network import Ints, Network
@@ -27,6 +27,7 @@ from search.widths import kept_width
 FEW_GROUPS = 6
 LEAST_SPEEDUP = 1.1
 LEAST_RANGE = 1.25  # of the speed-ups to draw from; wider, half of what is drawn is slower than what lost nothing
+BEYOND_USUAL = 10.0
 BEND = 3.0  # most a price is multiplied or divided by
 LEAST_RATE, MOST_RATE = 0.01, 0.03  # of a wide network: at 0.04 a ViT's came to less, at 0.008 narrow ones' did
 FURTHEST = 0.85  # of the latency asked for: what one narrowing may leave while others go less far
@@ -85,18 +86,15 @@ class SearchSpace:
         return ranges
 
     def _most_speedup(self) -> float:
-        """Return the end of the range: four times what the usual target gives with all that may go gone.
+        """Return the end of the range: ten times what the usual target gives with all that may go gone.
 
-        The usual target is a guess: 22-fold where 67-fold was reached. ``reach`` tells more once something was measured.
+        The usual target is a guess: 7-fold where 67-fold was reached. ``reach`` tells more once something was measured.
         """
-        usual = latency_model.fit(self.network, [])
-        narrowest = narrowest_of(LossModel(self.network, {}))
-        return float(max(2.0, 4.0 / usual.formula(narrowest[None])[0]))
+        return max(2.0, BEYOND_USUAL / fastest_of(latency_model.fit(self.network, []), LossModel(self.network, {})))
 
     def reach(self, models: Models) -> float:
         """Return the largest speed-up that any network of the space is predicted to have, within its precision."""
-        narrowest = narrowest_of(models.loss)
-        return max(latency.speedup(narrowest) for latency in models.latency.values())
+        return max(latency.scale / fastest_of(latency, models.loss) for latency in models.latency.values())
 
     def within(self, low: float, high: float) -> dict[str, BaseDistribution]:
         """Return the distributions for networks so many times as fast, or where that is hardly a range for a little slower ones."""

@@ -109,7 +109,7 @@ class TargetStudy:
         distributions = self._space.distributions
         if seed is not None:
             self._study.enqueue_trial(params=dict(seed.params))
-        elif self._parts.aim:
+        elif self._parts.ranges:
             low, high = speedups_of_use(view, self._target)
             distributions = self._space.within(low, min(high, self._space.reach(models)))
         self._study.sampler = make_sampler(

@@ -13,7 +13,7 @@ from domain.job import JobState
 from domain.trial import TrialState
 from search.chain import FIRST, MILD, chain_of, next_link
 from search.inherit import inherited, lineage
-from search.knapsack import narrowest_of
+from search.knapsack import fastest_of
 from search.loop import SearchLoop
 from search.models import fit_models, network_of
 from search.options import Parts
@@ -145,15 +145,15 @@ def test_a_first_link_that_lost_too_much_proves_little_and_the_chain_comes_to_it
 
 
 @pytest.mark.parametrize(("is_slow", "link", "share"), [(True, 1, 0.5), (False, 0, 0.75)])
-def test_a_step_that_would_end_at_the_narrowest_network_goes_part_of_the_way(is_slow, link, share):
+def test_a_step_that_would_end_at_the_fastest_network_goes_part_of_the_way(is_slow, link, share):
     _, view = run(groups=TAME, is_slow=is_slow, objective={"max_drop": 0.5}, done=4)
     models = fit_models(view, 0)
-    narrowest = models.latency["fp32"].predict(narrowest_of(models.loss))
+    fastest = fastest_of(models.latency["fp32"], models.loss)
     ratios = [1.0, *(t.values.latency_ratio for t in chain_of(view, 0) if t.values is not None)]
     before, after = ratios[link], ratios[link + 1]
     full = 0.42 * before if link else FIRST
-    assert full < before * (narrowest / before) ** share, "a full step would end past it"
-    assert after == pytest.approx(before * (narrowest / before) ** share, rel=0.05)
+    assert full < before * (fastest / before) ** share, "a full step would end past it"
+    assert after == pytest.approx(before * (fastest / before) ** share, rel=0.05)
 
 
 def test_a_candidate_inherits_from_the_nearest_that_contains_it():
