@@ -44,7 +44,8 @@ PRODUCT = ("domain", "search", "pruning", "bootstrap.py")  # what decides what i
 
 def main() -> None:
     given = parser().parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended by a signal."))  # so that a run of ours takes its servers with it
+    # A run of ours takes its servers with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended by a signal."))
     given.results = given.results.resolve()  # the sandbox that measures works in a folder of its own
     # Torch-Pruning says so of a ViT's positions, at each ratio.
     warnings.filterwarnings("ignore", "Unwrapped parameters detected")

@@ -1,4 +1,4 @@
-"""Two methods on a tiny task for a few seconds: runs are kept, measured together, judged, drawn, and not done again."""
+"""Runs on a tiny task for a few seconds are kept, measured together, judged, drawn, and not done again."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ METHODS = ("tp-uniform", "random")
 
 
 def _bench(results: Path, *options: str, methods: tuple[str, ...] = METHODS, budget_s: int = 10) -> str:
-    command = [sys.executable, "-m", "benchmarks.search_quality", "--task", "tiny", "--seed", "0", "--budget-s", str(budget_s)]
-    command += ["--threads", "1", "--results", str(results), "--method", *methods, *options]
+    command = [sys.executable, "-m", "benchmarks.search_quality", "--task", "tiny", "--seed", "0", "--threads", "1"]
+    command += ["--budget-s", str(budget_s), "--results", str(results), "--method", *methods, *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -48,6 +48,7 @@ def test_a_tiny_benchmark_from_runs_to_report(tmp_path: Path) -> None:
 def test_a_run_of_ours_brings_files_and_what_its_job_said(tmp_path: Path) -> None:
     assert "1 runs done now; 0 still to do." in _bench(tmp_path, "--no-scores", methods=("ours",), budget_s=25)
     (kept,) = [json.loads(path.read_text()) for path in tmp_path.glob("cells/*/result.json")]
+    told = kept["notes"]
     assert kept["points"] and kept["took_s"] < 35
-    assert kept["notes"]["trials"]["succeeded"] == sum(one["state"] == "succeeded" for one in kept["notes"]["history"]) > 0
-    assert 0 <= kept["notes"]["report"]["overhead_fraction"] < 1
+    assert told["trials"]["succeeded"] == sum(one["state"] == "succeeded" for one in told["history"]) > 0
+    assert 0 <= told["report"]["overhead_fraction"] < 1

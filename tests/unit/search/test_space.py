@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
+from itertools import product
 
 import numpy as np
 import pytest
@@ -13,12 +14,15 @@ from hypothesis import strategies as st
 
 from domain.candidate import BlockInfo, GroupInfo
 from domain.job import RecoverySpec
+from domain.network import LayerInfo
 from search import latency_model, loss_model
+from search.knapsack import allowed_widths, fastest_of, narrowest_of
+from search.latency_model import LatencyModel
 from search.loss_model import MAX_SPARSITY, MIN_CEILING, LossModel, ceiling, curve, probed
 from search.models import Models
 from search.network import Network
 from search.recipe import LONGEST_STRETCH, NEUTRAL_RATE, SLOW
-from search.space import LEAST_RANGE, SearchSpace
+from search.space import BEYOND_USUAL, LEAST_RANGE, SearchSpace
 from search.widths import kept_width, widths_of
 from tests.unit.search.surfaces import FEW, MANY, group
 
@@ -262,6 +266,30 @@ def test_a_block_is_dropped_where_it_costs_less_than_narrowing():
     assert models.loss.curves(row[None])[0, 1] == 0.0  # the group inside is gone: its width costs nothing any more
     whole = network.row(candidate.widths)
     assert models.latency["fp32"].predict(row) < models.latency["fp32"].predict(whole)
+
+
+def test_the_fastest_network_is_not_the_narrowest_where_loose_channels_have_to_be_repacked():
+    groups = tuple(group(f"g{index}", 64) for index in range(3))
+    layers = [
+        LayerInfo(name=one.name, macs=1000, positions=49, out_channels=64, in_channels=3, out_groups={one.name: 1})
+        for one in groups
+    ]
+    network = Network(groups, layers)
+    coefficients = np.array([0.01, 0.0, 0.4, 0.0, 0.0, 0.0, 0.0, 0.0, 0.6])  # of arithmetic, and of repacking
+    latency = LatencyModel(network, coefficients, 16, 1.0, 9, 0.0, 0.0)
+    loss = LossModel(network, {})
+    every = np.array(list(product(*(allowed_widths(one, MAX_SPARSITY) for one in groups))))
+    fastest = float(latency.predict_rows(every).min())
+    assert fastest < latency.predict(narrowest_of(loss)) / 2
+    assert fastest_of(latency, loss) == pytest.approx(fastest)
+    space = SearchSpace(network, RecoverySpec())
+    assert space.reach(Models(network, {"fp32": latency}, loss)) == pytest.approx(1 / fastest)
+
+
+@pytest.mark.parametrize("groups", [FEW, MANY])
+def test_the_whole_range_ends_well_beyond_what_a_usual_target_reaches(groups):
+    space, models = space_of(groups)
+    assert space.distributions["speedup"].high == pytest.approx(BEYOND_USUAL * space.reach(models))
 
 
 def test_the_range_of_speedups_can_be_narrower_but_always_leaves_room():
