@@ -34,7 +34,7 @@ def run(bench: Bench) -> None:
     floor = bench.accuracy(bench.dense.model) - HOPELESS
     widths, source, ratio = bench.widths, bench.dense, 1.0
     met: list[Tried] = []
-    while not met or bench.clock.left_s() > min(len(met), FINALS) * bench.final_s():
+    while not met or bench.clock.left_s() > bench.reserve_s(min(len(met), FINALS)):
         best = _iteration(bench, source, widths, table, ratio)
         if best is None:
             break

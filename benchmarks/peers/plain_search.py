@@ -28,7 +28,7 @@ def run(bench: Bench, *, sampler: Callable[[int], BaseSampler]) -> None:
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler(bench.seed))
     tried: dict[tuple[int, ...], Tried | None] = {}
     asked = 0
-    while not tried or bench.clock.left_s() > FINALS * bench.final_s():
+    while not tried or bench.clock.left_s() > bench.reserve_s(FINALS):
         trial = study.ask()
         asked += 1
         widths = {

@@ -29,6 +29,7 @@ from pruning.datasets.splits import CheckedSplits
 from pruning.dense import Dense
 from pruning.exporters.onnx import OnnxExporter
 from pruning.recovery import reestimate_batch_norm, train
+from search.reserve import MOST_FOR_FINALS
 from workers.agent.runtimes.base import RuntimeSession
 from workers.agent.runtimes.onnxruntime import OnnxRuntime
 
@@ -114,8 +115,8 @@ class Bench:
         share = count_macs(model, self.dense.example) / self._dense_macs
         final = self.task.final_recipe(self.seed, share)
         recipe = final if epochs is None else self.task.recipe(self.seed, epochs)
+        data = self.dense.training_set(distill=True, hold=nullcontext)  # what its first call takes says nothing of an epoch
         begin_s = time.monotonic()
-        data = self.dense.training_set(distill=True, hold=nullcontext)
         train(model, data, recipe, self.dense.compute, progress=self.clock.tick)
         if recipe.epochs > 0:
             self._finals_s.append((time.monotonic() - begin_s) / recipe.epochs * final.epochs)
@@ -152,8 +153,12 @@ class Bench:
         """Return what the whole recipe would take for the networks trained so far, on average; infinite before the first."""
         return float(np.mean(self._finals_s)) if self._finals_s else float("inf")
 
+    def reserve_s(self, finals: int) -> float:
+        """Return the seconds to keep for so many finals: what they would take, and no larger a share than our own search keeps."""
+        return min(finals * self.final_s(), MOST_FOR_FINALS * self.clock.budget_s)
+
     def finish_best(self, tried: Sequence[Tried], most: int = 6) -> None:
-        """Give the final recipe to models spread along the front of what was tried, as many as there is time for.
+        """Give the final recipe to models spread along the front of what was tried, then to the others, while there is time.
 
         Those that lose more than ten points by then are left out: they count nothing.
         """
@@ -161,9 +166,9 @@ class Bench:
         front = nondominated(tried, latency=lambda one: one.ratio, error=lambda one: one.error)
         front = [one for one in front if one.error <= 1 - base + 0.10 and one.ratio < 1]
         count = min(most, len(front))
-        places = np.unique(np.linspace(0, len(front) - 1, count).round().astype(int)) if front else []
-        for place in places:
-            one = front[int(place)]
+        places = np.unique(np.linspace(0, len(front) - 1, count).round().astype(int)).tolist() if front else []
+        for place in (*places, *(other for other in range(len(front)) if other not in places)):
+            one = front[place]
             self.recover(one.model)
             self.keep(one.model, stage="final", ratio=round(one.ratio, 3))
 
