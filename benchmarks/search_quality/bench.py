@@ -115,7 +115,8 @@ class Bench:
         share = count_macs(model, self.dense.example) / self._dense_macs
         final = self.task.final_recipe(self.seed, share)
         recipe = final if epochs is None else self.task.recipe(self.seed, epochs)
-        data = self.dense.training_set(distill=True, hold=nullcontext)  # what its first call takes says nothing of an epoch
+        # What its first call takes says nothing of an epoch.
+        data = self.dense.training_set(distill=True, hold=nullcontext)
         begin_s = time.monotonic()
         train(model, data, recipe, self.dense.compute, progress=self.clock.tick)
         if recipe.epochs > 0:

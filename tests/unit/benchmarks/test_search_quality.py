@@ -6,6 +6,7 @@ import gzip
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from benchmarks import peers
 from benchmarks.search_quality import fashion
 from benchmarks.search_quality.__main__ import decided_by, not_run
-from benchmarks.search_quality.bench import Size
+from benchmarks.search_quality.bench import Bench, Size
 from benchmarks.search_quality.cells import Cell, Kept, Results, code_of
 from benchmarks.search_quality.clock import Clock, TimeUp
 from benchmarks.search_quality.ours import METHOD, job_of, job_options, settings_of
@@ -30,10 +31,13 @@ from benchmarks.search_quality.scores import (
     reached_s,
     summaries,
 )
+from benchmarks.search_quality.shelf import Shelf
 from benchmarks.search_quality.tasks import TASKS
 from domain.job import JobSpec
 from pruning.datasets.npz import read_npz
 from pruning.datasets.splits import as_splits
+from pruning.dense import Dense
+from search.reserve import MOST_FOR_FINALS
 
 BOX = Box(dense=0.98, fastest=3.0)
 CELL = Cell("random", "tiny", 0, 10.0, 2)
@@ -240,6 +244,13 @@ def test_widths_are_rounded_to_the_step_and_never_past_all_channels(width: float
 def test_the_next_width_below_is_a_multiple_of_the_step() -> None:
     assert [Size(20).narrower(width) for width in (20, 16, 8)] == [16, 8, None]
     assert [Size(4, step=1).narrower(width) for width in (4, 1)] == [3, None]
+
+
+def test_a_peer_keeps_no_larger_a_share_for_its_finals_than_we_do(tmp_path: Path) -> None:
+    bench = Bench(TASKS["tiny"], cast(Dense, None), Shelf(tmp_path, Clock(100.0)))
+    assert bench.reserve_s(5) == MOST_FOR_FINALS * 100.0, "nothing was trained yet: nobody knows what a final takes"
+    bench._finals_s += [2.0, 4.0]
+    assert bench.reserve_s(5) == 15.0
 
 
 def test_fashion_mnist_becomes_a_file_that_jobs_take(tmp_path: Path) -> None:
