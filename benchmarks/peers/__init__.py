@@ -18,9 +18,9 @@ METHODS: dict[str, Callable[[Bench], None]] = {
     **fastnas.METHODS,
 }
 STRONGEST = {
-    "resnet": ("tp-uniform-4", "tp-taylor-4", "tp-taylor"),
-    "mobilenet": ("tp-isomorphic-16", "tp-taylor-16", "tp-taylor"),
-    "vit": ("greedy-chain", "tp-isomorphic", "tp-taylor"),
+    "resnet": ("tp-uniform-4", "tp-taylor-4", "tp-isomorphic-4"),
+    "mobilenet": ("tp-uniform-16", "tp-isomorphic-16", "tp-taylor-16"),
+    "vit": ("greedy-chain", "optuna-nsga2", "random"),
 }
 """Run with three seeds, as ours: of a task's peers the best of those that have run."""
 USUAL = ("greedy-chain", "tp-isomorphic", "tp-taylor")
